@@ -1,0 +1,50 @@
+"""Selective state space scan (Mamba, arXiv 2312.00752, algorithm 2), token by token.
+
+    h_t = exp(dt_t A) * h_{t-1} + dt_t B_t u_t        h: [D, N], A < 0: [D, N], B_t: [N], dt_t and u_t: [D]
+    y_t = h_t C_t + D_skip * u_t                      C_t: [N]
+
+The state h is float32 or better.
+"""
+
+import torch
+from torch import Tensor
+
+from ..packing import Packing
+
+
+def prefill(
+    u: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    skip: Tensor,
+    packing: Packing,
+    state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A packed batch of sequences.
+
+    Args:
+        u, dt: `[T, D]`; b, c: `[T, N]`; a: `[D, N]`; skip: `[D]`.
+        state: `[B, D, N]` before these tokens; None for zeros.
+
+    Returns:
+        y `[T, D]` and the state after them `[B, D, N]`.
+    """
+    wide = torch.promote_types(u.dtype, torch.float32)
+    u_, dt_, b_, c_ = (packing.pad(x.to(wide)) for x in (u, dt, b, c))  # dt = 0 in the gaps: h stays as it is
+    h = state if state is not None else u_.new_zeros(packing.batch, u.shape[1], a.shape[1])
+    outputs = []
+    for t in range(packing.longest):
+        h = torch.exp(dt_[:, t, :, None] * a) * h + (dt_[:, t] * u_[:, t])[:, :, None] * b_[:, t, None]
+        outputs.append((h * c_[:, t, None]).sum(-1))
+    y = packing.unpad(torch.stack(outputs, dim=1)) if outputs else u_.new_zeros(0, u.shape[1])
+    return (y + skip * u.to(wide)).to(u.dtype), h
+
+
+def step(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, state: Tensor) -> Tensor:
+    """One token a sequence: u, dt `[B, D]`, b, c `[B, N]` -> y `[B, D]`; `state` `[B, D, N]` is updated in place."""
+    wide = state.dtype
+    u_, dt_, b_, c_ = (x.to(wide) for x in (u, dt, b, c))
+    state.copy_(torch.exp(dt_[:, :, None] * a) * state + (dt_ * u_)[:, :, None] * b_[:, None])
+    return ((state * c_[:, None]).sum(-1) + skip * u_).to(u.dtype)

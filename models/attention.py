@@ -1,0 +1,62 @@
+"""The published Transformer (`attn-*`): causal attention with partial rotary embeddings in the shared decoder."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ..kernels.full_attention import reference as full_attention
+from ..kernels.rotary.reference import apply_rotary, rotary_angles
+from .decoder import Decoder, LayerState, Linear, Mixer, Reading
+from .decoder_config import DecoderConfig, mixer_kind
+from .errors import ConfigurationError
+
+
+class RotaryProjections(Mixer):
+    """Queries, keys and values as full and sliding attention share them: `Wqkv` rows are q | k | v."""
+
+    Wqkv: nn.Linear
+    out_proj: nn.Linear
+
+    def __init__(self, config: DecoderConfig, layer: int):
+        super().__init__()
+        self.heads, self.head_dim = config.n_heads, config.head_dim
+        self.rotary_dim, self.rotary_base = config.rotary_dim, config.rotary_base
+        self.scale = config.softmax_scale(layer)
+        self.Wqkv = Linear(config.d_model, 3 * config.d_model, bias=config.qkv_bias)
+        self.out_proj = Linear(config.d_model, config.d_model, bias=config.out_bias)
+
+    def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`[T, D]`, positions `[T]` -> q, k (rotated) and v, `[T, H, head_dim]`."""
+        q, k, v = self.Wqkv(x).reshape(-1, 3, self.heads, self.head_dim).unbind(1)
+        if self.rotary_dim:
+            cos, sin = rotary_angles(positions, self.rotary_dim, self.rotary_base, x.dtype)
+            q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
+        return q, k, v
+
+
+class MHA(RotaryProjections):
+    """Causal attention over everything read; the state is the cache of keys and values."""
+
+    def prefill(self, x: Tensor, reading: Reading, state: LayerState | None) -> tuple[Tensor, LayerState]:
+        q, k, v = self.project(x, reading.token_position)
+        cache = (state["cached_keys"], state["cached_values"]) if state else None
+        y, (keys, values) = full_attention.prefill(q, k, v, self.scale, reading.packing, reading.position, cache)
+        return self.out_proj(y.flatten(1)), {"cached_keys": keys, "cached_values": values}
+
+    def step(self, x: Tensor, reading: Reading, state: LayerState) -> Tensor:
+        q, k, v = self.project(x, reading.token_position)
+        cache = state["cached_keys"], state["cached_values"]
+        return self.out_proj(full_attention.step(q, k, v, self.scale, reading.position, cache).flatten(1))
+
+
+class AttentionModel(Decoder):
+    """Every layer is `MHA`."""
+
+    architecture = "attention"
+
+    def make_mixer(self, layer: int, shapes: Mapping[str, tuple[int, ...]]) -> Mixer:
+        if (kind := mixer_kind(self.settings.mixers[layer])) != "MHA":
+            raise ConfigurationError(f"config.json: layer {layer} is {kind!r}, but an attention model has no mixers")
+        return MHA(self.settings, layer)
+
+

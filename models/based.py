@@ -1,0 +1,154 @@
+"""BASED (arXiv 2402.18668): Taylor linear attention, small sliding windows and gated short convolutions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.short_convolution import reference as short_convolution
+from ..kernels.sliding_window_attention import reference as sliding_window
+from ..kernels.taylor_linear_attention import reference as taylor
+from .attention import MHA, RotaryProjections
+from .decoder import Decoder, LayerState, Linear, Mixer, Reading
+from .decoder_config import DecoderConfig, mixer_kind
+from .errors import ConfigurationError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def integer(mixer: Mapping[str, Any], name: str, default: int) -> int:
+    """A whole-number field of a mixer's configuration."""
+    value = default if mixer.get(name) is None else mixer[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"config.json: {mixer['_target_']}: {name} must be a whole number >= 1, got {value!r}")
+    return value
+
+
+class Convolution(nn.Module):
+    """Holds the depthwise weights under their published name `conv.conv`."""
+
+    def __init__(self, width: int, taps: int, bias: bool):
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, taps, groups=width, bias=bias)
+
+
+class BaseConv(Mixer):
+    """out_proj(silu(conv(a)) * b) with (a, b) the halves of in_proj x. The state is the last inputs of the conv."""
+
+    def __init__(self, config: DecoderConfig, mixer: Mapping[str, Any], conv_bias: bool):
+        super().__init__()
+        expansion = integer(mixer, "expand_proj", 2)
+        bias = mixer.get("use_bias", True)
+        self.width = expansion * config.d_model // 2
+        self.in_proj = Linear(config.d_model, expansion * config.d_model, bias=bias)
+        # `kernel_sizes`, which the published files also have, never reached the original's constructor.
+        self.conv = Convolution(self.width, integer(mixer, "kernel_size", 3), conv_bias)
+        self.out_proj = Linear(self.width, config.d_model, bias=bias)
+
+    def prefill(self, x: Tensor, reading: Reading, state: LayerState | None) -> tuple[Tensor, LayerState]:
+        a, b = self.in_proj(x).split(self.width, dim=-1)
+        conv = self.conv.conv
+        inputs = state["inputs"] if state else None
+        y, inputs = short_convolution.prefill(a, conv.weight[:, 0], conv.bias, b, reading.packing, inputs)
+        return self.out_proj(y), {"inputs": inputs}
+
+    def step(self, x: Tensor, reading: Reading, state: LayerState) -> Tensor:
+        a, b = self.in_proj(x).split(self.width, dim=-1)
+        conv = self.conv.conv
+        return self.out_proj(short_convolution.step(a, conv.weight[:, 0], conv.bias, b, state["inputs"]))
+
+
+class LinearAttention(Mixer):
+    """Taylor linear attention (kernels/taylor_linear_attention); its packed state is the model's long memory."""
+
+    def __init__(self, config: DecoderConfig, mixer: Mapping[str, Any]):
+        super().__init__()
+        self.heads = integer(mixer, "num_heads", 16)
+        self.feature_dim = integer(mixer, "feature_dim", 16)
+        self.head_dim = integer(mixer, "head_dim", config.d_model // self.heads)
+        feature_map = mixer.get("feature_map") or {}
+        name = str(feature_map.get("_target_", "TaylorExp")).rsplit(".", 1)[-1]
+        if name != "TaylorExp":
+            raise ConfigurationError(f"config.json: feature map {name!r} is unknown; supported: TaylorExp")
+        scale_dim = mixer.get("scale_dim") or feature_map.get("input_dim") or self.feature_dim
+        self.scale = scale_dim**-0.5
+        self.proj_q = Linear(config.d_model, self.heads * self.feature_dim, bias=False)
+        self.proj_k = Linear(config.d_model, self.heads * self.feature_dim, bias=False)
+        self.proj_v = Linear(config.d_model, self.heads * self.head_dim, bias=False)
+        self.out_proj = Linear(self.heads * self.head_dim, config.d_model, bias=False)
+        # `fixed_decay` alone changes nothing; only together with `use_decay_proj` is the decay used.
+        self.gamma: list[float] | None = None
+        if mixer.get("use_decay_proj"):
+            self.decay_proj = Linear(config.d_model, self.heads, bias=False)
+            if config.fixed_decay:
+                self.gamma = [1 - 2 ** (config.decay_const - h) for h in range(self.heads)]
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q = self.proj_q(x).unflatten(-1, (self.heads, self.feature_dim))
+        k = self.proj_k(x).unflatten(-1, (self.heads, self.feature_dim))
+        return q, k, self.proj_v(x).unflatten(-1, (self.heads, self.head_dim))
+
+    def decay(self, x: Tensor) -> Tensor | None:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return None if self.gamma is None else torch.tensor(self.gamma, dtype=wide, device=x.device)
+
+    def output(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.gamma is not None:
+            y = y * self.decay_proj(x)[..., None]
+        return self.out_proj(y.flatten(1))
+
+    def prefill(self, x: Tensor, reading: Reading, state: LayerState | None) -> tuple[Tensor, LayerState]:
+        q, k, v = self.project(x)
+        before = (state["kv"], state["k_sum"]) if state else None
+        y, (kv, k_sum) = taylor.prefill(q, k, v, self.scale, reading.packing, before, self.decay(x))
+        return self.output(x, y), {"kv": kv, "k_sum": k_sum}
+
+    def step(self, x: Tensor, reading: Reading, state: LayerState) -> Tensor:
+        q, k, v = self.project(x)
+        return self.output(x, taylor.step(q, k, v, self.scale, (state["kv"], state["k_sum"]), self.decay(x)))
+
+
+class SlidingAttention(RotaryProjections):
+    """Softmax attention over window_size // 2 + 1 keys; heads, scale and biases come from the top level."""
+
+    def __init__(self, config: DecoderConfig, mixer: Mapping[str, Any], layer: int):
+        super().__init__(config, layer)
+        self.window = integer(mixer, "window_size", 128) // 2 + 1
+
+    def prefill(self, x: Tensor, reading: Reading, state: LayerState | None) -> tuple[Tensor, LayerState]:
+        q, k, v = self.project(x, reading.token_position)
+        ring = (state["ring_keys"], state["ring_values"]) if state else None
+        y, (keys, values) = sliding_window.prefill(
+            q, k, v, self.scale, self.window, reading.packing, reading.position, ring
+        )
+        return self.out_proj(y.flatten(1)), {"ring_keys": keys, "ring_values": values}
+
+    def step(self, x: Tensor, reading: Reading, state: LayerState) -> Tensor:
+        q, k, v = self.project(x, reading.token_position)
+        ring = state["ring_keys"], state["ring_values"]
+        return self.out_proj(sliding_window.step(q, k, v, self.scale, reading.position, ring).flatten(1))
+
+
+class BasedModel(Decoder):
+    """The mixers named by `mixer`, `alt_mixer` and `alt_mixer_2`."""
+
+    architecture = "based"
+
+    def make_mixer(self, layer: int, shapes: Shapes) -> Mixer:
+        mixer = self.settings.mixers[layer]
+        kind = mixer_kind(mixer)
+        if mixer is None:
+            return MHA(self.settings, layer)
+        if kind in ("BaseConv", "BaseConvWithSiLU4"):
+            # With `use_cuda` and the causal_conv1d extension installed the original made a bias: the file tells.
+            bias = f"transformer.layers.{layer}.mixer.conv.conv.bias" in shapes
+            return BaseConv(self.settings, mixer, bias)
+        if kind == "LinearAttention":
+            return LinearAttention(self.settings, mixer)
+        if kind in ("SlidingAttention", "SlidingsMHA"):
+            return SlidingAttention(self.settings, mixer, layer)
+        raise ConfigurationError(
+            f"config.json: layer {layer}: mixer {mixer['_target_']!r} is unknown; supported: BaseConv, "
+            "LinearAttention, SlidingAttention, PrefixLinearAttention (JRT)"
+        )

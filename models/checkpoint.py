@@ -1,0 +1,128 @@
+"""Finding and reading the files of a checkpoint: a folder, or a repository of the Hugging Face hub."""
+
+import hashlib
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import CheckpointError, ConfigurationError
+
+# safetensors first; a .bin is a pickle and is read without running code.
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The files of one checkpoint.
+
+    Attributes:
+        source: as the user named it.
+        config_file: its config.json.
+        weight_files: one file, or all shards.
+        revision: the hub's commit hash; None for a folder.
+    """
+
+    source: str
+    config_file: Path
+    weight_files: list[Path]
+    revision: str | None
+
+    def config(self) -> dict[str, Any]:
+        """The parsed config.json."""
+        try:
+            config = json.loads(self.config_file.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{self.config_file}: not valid JSON ({error})") from error
+        if not isinstance(config, dict):
+            raise ConfigurationError(f"{self.config_file}: must hold an object, holds a {type(config).__name__}")
+        return config
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, as stored, on the CPU."""
+        merged: dict[str, Tensor] = {}
+        for file in self.weight_files:
+            merged.update(_read(file))
+        return merged
+
+    def content_hash(self) -> str:
+        """SHA-256 over config.json and the weight files, in the order of their names."""
+        digest = hashlib.sha256(self.config_file.read_bytes())
+        for file in self.weight_files:
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 22):
+                    digest.update(block)
+        return digest.hexdigest()
+
+
+def find_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoint:
+    """Locate the files of `source`: a folder that exists, otherwise a hub id (read through the hub's cache).
+
+    Raises:
+        CheckpointError: a folder without config.json or weights, or a revision given for a folder.
+        huggingface_hub errors: an unreachable hub, or a repository, revision or file that it doesn't have.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"{folder} is a folder and has no revision {revision!r}; leave revision out")
+        return _collect(str(source), lambda name: folder / name if (folder / name).is_file() else None, None)
+    text = str(source)
+    if folder.exists() or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise CheckpointError(f"{source}: no such folder (a hub id has the form owner/name)")
+
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    def fetch(name: str) -> Path | None:
+        try:
+            return Path(hf_hub_download(text, name, revision=revision))
+        except EntryNotFoundError as error:
+            if type(error) is not EntryNotFoundError and "Local" in type(error).__name__:
+                raise  # not in the cache and the hub can't be asked: that is not the same as absent
+            return None
+
+    found = _collect(text, fetch, None)
+    # .../snapshots/<commit>/config.json
+    return Checkpoint(text, found.config_file, found.weight_files, found.config_file.parent.name)
+
+
+def _collect(source: str, fetch: Any, revision: str | None) -> Checkpoint:
+    config_file = fetch("config.json")
+    if config_file is None:
+        raise CheckpointError(f"{source}: no config.json")
+    for name in WEIGHTS:
+        if (file := fetch(name)) is not None:
+            return Checkpoint(source, config_file, [file], revision)
+        if (index := fetch(f"{name}.index.json")) is not None:
+            try:
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CheckpointError(f"{index}: no valid weight_map ({error!r})") from error
+            files = [fetch(shard) for shard in shards]
+            if missing := [s for s, f in zip(shards, files, strict=True) if f is None]:
+                raise CheckpointError(f"{index} names shards that are missing: {', '.join(missing)}")
+            return Checkpoint(source, config_file, files, revision)
+    raise CheckpointError(f"{source}: no weights; looked for {', '.join(WEIGHTS)} and their .index.json")
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file}: not a readable safetensors file ({error}); download it again") from error
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: refused or unreadable ({error})") from error
+    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise CheckpointError(f"{file}: must hold a plain dictionary of tensors")
+    return loaded

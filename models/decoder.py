@@ -1,0 +1,215 @@
+"""The pre-norm residual decoder that the attention, BASED and JRT models share; they differ in their mixers.
+
+    r <- r + h;  h = mixer(norm1(r));  r <- r + h;  h = mlp(norm2(r));  after the last block r <- r + h
+    logits = lm_head(ln_f(r))
+
+Module names are those of the published files, so that a state dict loads and saves as it is.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels.linear.reference import linear
+from ..kernels.packing import Packing
+from ..kernels.rms_norm.reference import rms_norm
+from .decoder_config import DecoderConfig
+from .sequence_model import SequenceModel
+from .state import State
+
+LayerState = dict[str, Tensor]
+
+
+@dataclass
+class Reading:
+    """What the mixers of all layers share while one packed batch, or one step, is read.
+
+    Attributes:
+        position: `[B]` tokens read before.
+        token_position: `[T]` absolute position of each token.
+        packing: the batch's layout; None in a step, where T = B.
+        pads: `[T]` bool, JRT's left-pad mode.
+    """
+
+    position: Tensor
+    token_position: Tensor
+    packing: Packing
+    pads: Tensor | None = None
+
+
+class Mixer(nn.Module):
+    """Mixes along the sequence: the only part of a layer that has a state."""
+
+    @abstractmethod
+    def prefill(self, x: Tensor, reading: Reading, state: LayerState | None) -> tuple[Tensor, LayerState]:
+        """`[T, D] -> [T, D]` and the new state of the layer."""
+
+    @abstractmethod
+    def step(self, x: Tensor, reading: Reading, state: LayerState) -> Tensor:
+        """`[B, D] -> [B, D]`; `state` is updated in place."""
+
+
+class Linear(nn.Linear):
+    """nn.Linear whose rounding does not depend on the batch (kernels/linear)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
+class GatedMLP(nn.Module):
+    """base: fc2(a * act(b)) with (a, b) the halves of fc1 x; alt: fc2(act(fc1 x) * fc3 x)."""
+
+    def __init__(self, config: DecoderConfig, hidden: int):
+        super().__init__()
+        self.alt = config.mlp_type == "alt"
+        self.activation = {"swiglu": F.silu, "geglu": F.gelu, "glu": torch.sigmoid}[config.activation]
+        self.fc1 = Linear(config.d_model, hidden if self.alt else 2 * hidden, bias=config.fc1_bias)
+        if self.alt:
+            self.fc3 = Linear(config.d_model, hidden, bias=config.fc1_bias)
+        self.fc2 = Linear(hidden, config.d_model, bias=config.fc2_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.alt:
+            return self.fc2(self.activation(self.fc1(x)) * self.fc3(x))
+        value, gate = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(value * self.activation(gate))
+
+
+def make_norm(config: DecoderConfig) -> nn.Module:
+    return (RMSNorm if config.rms_norm else nn.LayerNorm)(config.d_model, config.norm_eps)
+
+
+class Block(nn.Module):
+    def __init__(self, config: DecoderConfig, mixer: Mixer, mlp_hidden: int):
+        super().__init__()
+        self.mixer = mixer
+        self.norm1 = make_norm(config)
+        self.mlp = GatedMLP(config, mlp_hidden)
+        self.norm2 = make_norm(config)
+
+
+class Embeddings(nn.Module):
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.padded_vocab, config.d_model)
+        if config.n_positions > 0:
+            self.position_embeddings = nn.Embedding(config.n_positions, config.d_model)
+
+    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        x = self.word_embeddings(tokens)
+        return x + self.position_embeddings(positions) if hasattr(self, "position_embeddings") else x
+
+
+class Transformer(nn.Module):
+    def __init__(self, config: DecoderConfig, blocks: list[Block]):
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(blocks)
+        self.ln_f = make_norm(config)
+
+
+class Decoder(SequenceModel):
+    """The shared network; a subclass says which mixer a layer has.
+
+    Args:
+        config: the published config.json.
+        shapes: shapes of the tensors in the checkpoint by name, which overrule what the configuration leaves open
+            (MLP width, whether a convolution has a bias); None for a new model.
+    """
+
+    def __init__(self, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None = None):
+        super().__init__()
+        self.config = dict(config)
+        self.settings = DecoderConfig.from_published(config)
+        shapes = shapes or {}
+        blocks = []
+        for i in range(self.settings.n_layers):
+            fc2 = shapes.get(f"transformer.layers.{i}.mlp.fc2.weight")
+            hidden = fc2[1] if fc2 is not None and len(fc2) == 2 else self.settings.mlp_hidden
+            blocks.append(Block(self.settings, self.make_mixer(i, shapes), hidden))
+        self.transformer = Transformer(self.settings, blocks)
+        self.lm_head = Linear(self.settings.d_model, self.settings.padded_vocab, bias=False)
+        self.tie()
+
+    @abstractmethod
+    def make_mixer(self, layer: int, shapes: Mapping[str, tuple[int, ...]]) -> Mixer: ...
+
+    def tie(self) -> None:
+        """Make the head and the embedding one parameter, where they are tied."""
+        if self.settings.tied:
+            self.lm_head.weight = self.transformer.embeddings.word_embeddings.weight
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        return self.transformer.embeddings.word_embeddings
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.lm_head(hidden)
+
+    def _blocks(self, tokens: Tensor, reading: Reading, mix: Any) -> Tensor:
+        """The residual stream around `mix(layer, mixer, x)`."""
+        hidden = self.transformer.embeddings(tokens, reading.token_position)
+        stream: Tensor | None = None
+        wide = torch.promote_types(hidden.dtype, torch.float32) if self.settings.residual_in_fp32 else hidden.dtype
+
+        def add(stream: Tensor | None, hidden: Tensor) -> Tensor:
+            # The embedding enters in the working dtype; only from the first sum on the stream is wide.
+            return hidden if stream is None else stream.to(wide) + hidden
+
+        for i, block in enumerate(self.transformer.layers):
+            assert isinstance(block, Block)
+            stream = add(stream, hidden)
+            hidden = mix(i, block.mixer, block.norm1(stream.to(self.dtype)))
+            stream = add(stream, hidden)
+            hidden = block.mlp(block.norm2(stream.to(self.dtype)))
+        return self.transformer.ln_f(add(stream, hidden).to(self.dtype))
+
+    def extend(
+        self, tokens: Tensor, packing: Packing, state: State | None, pads: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        if pads is not None and self.shortest_split == 0:
+            raise ValueError(f"{self.architecture} has no left-pad mode; leave `pads` out")
+        position = state.position if state else torch.zeros(packing.batch, dtype=torch.int64, device=tokens.device)
+        reading = Reading(position, position[packing.row] + packing.within, packing, pads)
+        layers: list[LayerState] = []
+
+        def mix(i: int, mixer: Mixer, x: Tensor) -> Tensor:
+            y, layer = mixer.prefill(x, reading, state.layers[i] if state else None)
+            layers.append(layer)
+            return y
+
+        hidden = self._blocks(tokens, reading, mix)
+        return hidden, State(position + packing.length_tensor, layers)
+
+    def advance(self, tokens: Tensor, state: State) -> Tensor:
+        state.reserve(int(state.position.max()) + 1 if len(state) else 0)
+        reading = Reading(state.position, state.position, Packing([1] * len(state), tokens.device))
+        hidden = self._blocks(tokens, reading, lambda i, mixer, x: mixer.step(x, reading, state.layers[i]))
+        state.position += 1
+        return hidden
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator) -> None:
+        """Normal weights of `initializer_range`, zero biases, unit norms: for tests and training from scratch."""
+        for name, p in self.named_parameters():
+            if p.dim() >= 2:
+                p.copy_(torch.randn(p.shape, generator=generator) * self.settings.initializer_range)
+            elif name.endswith("bias"):
+                p.zero_()
+            else:
+                p.fill_(1.0)

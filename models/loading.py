@@ -1,0 +1,164 @@
+"""load_model: any published checkpoint as a SequenceModel. The architecture comes from its configuration alone."""
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checkpoint import Checkpoint, find_checkpoint
+from .errors import CheckpointError, ConfigurationError
+from .sequence_model import SequenceModel
+
+# name -> module:class, imported when first used, so that one broken architecture never breaks another
+ARCHITECTURES = {
+    "attention": "attention:AttentionModel",
+    "based": "based:BasedModel",
+    "jrt": "jrt:JRTModel",
+    "mamba": "mamba:MambaModel",
+}
+ROW_NAMES = ("lm_head.weight", "transformer.embeddings.word_embeddings.weight", "backbone.embedding.weight")
+
+
+def model_class(architecture: str) -> type[SequenceModel]:
+    """The class behind a name of `ARCHITECTURES`."""
+    module, name = ARCHITECTURES[architecture].split(":")
+    return getattr(import_module(f".{module}", __package__), name)
+
+
+def detect_architecture(config: Mapping[str, Any]) -> str:
+    """Which architecture a published configuration describes.
+
+    Raises:
+        ConfigurationError: none that is known; says which fields decide.
+    """
+    if "ssm_cfg" in config or ("d_model" in config and "n_embd" not in config):
+        return "mamba"
+    mixers = [config[name] for name in ("mixer", "alt_mixer", "alt_mixer_2") if isinstance(config.get(name), dict)]
+    if any(str(m.get("_target_")).endswith("PrefixLinearAttention") for m in mixers):
+        return "jrt"
+    if mixers:
+        return "based"
+    if "n_embd" in config and str(config.get("activation_function", "")).endswith("glu"):
+        return "attention"
+    raise ConfigurationError(
+        "config.json: no architecture known here: looked for ssm_cfg (mamba), mixer / alt_mixer / alt_mixer_2 (based, "
+        "jrt) or n_embd with a gated activation_function (attention); "
+        f"model_type is {config.get('model_type')!r}"
+    )
+
+
+def load_model(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> SequenceModel:
+    """Load a checkpoint in any of the published formats (based, attn, mamba, JRT).
+
+    Args:
+        source: a folder with config.json and weights, or a hub id such as `hazyresearch/based-360m`.
+        revision: branch, tag, commit or `refs/pr/N` of a hub repository.
+        dtype: of the weights and activations; states are float32 or better whatever it is.
+        device: where it runs.
+
+    Returns:
+        The model in evaluation mode, without gradients.
+
+    Raises:
+        ConfigurationError: a configuration that can't be built; names the field.
+        CheckpointError: weights that are absent, unreadable, of a wrong shape, missing or unexpected; lists them.
+    """
+    return load_checkpoint(find_checkpoint(source, revision), dtype=dtype, device=device)
+
+
+def load_checkpoint(
+    checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> SequenceModel:
+    """`load_model` for files that were found already."""
+    config = checkpoint.config()
+    try:
+        architecture = detect_architecture(config)
+        tensors = clean_names(checkpoint.tensors(), architecture)
+        with torch.device("meta"):
+            model = model_class(architecture)(config, {name: tuple(t.shape) for name, t in tensors.items()})
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{checkpoint.source}: {error}") from None
+    tensors = {name: t.to(device=device, dtype=dtype) for name, t in tensors.items()}
+    _complete_tied_rows(tensors, model, checkpoint.source)
+    _check_fit(tensors, model, checkpoint.source)
+    model.load_state_dict(tensors, assign=True)
+    model.tie()  # assigning gave the head and the embedding a tensor each
+    return model.eval().requires_grad_(False)
+
+
+def clean_names(tensors: Mapping[str, Tensor], architecture: str) -> dict[str, Tensor]:
+    """The published spelling of every name, without what is no weight.
+
+    One leading `model.` goes, counters of the training run (`*_metrics.*`) go; in the decoder family `conv1` becomes
+    `conv` (older releases), stored rotary tables and the unused decay buffer go, and norms that stand after their
+    sub-layer (`transformer.ln_0`) are moved to the one that follows.
+    """
+    cleaned = {}
+    for name, tensor in tensors.items():
+        name = re.sub(r"^model\.", "", name)
+        if "metrics" in name:
+            continue
+        if architecture != "mamba":
+            name = name.replace("conv1", "conv")
+            if name.endswith("rotary_emb.inv_freq") or name == "transformer.decay.decay":
+                continue
+        cleaned[name] = tensor
+    return _shift_norms(cleaned) if any(n.startswith("transformer.ln_0.") for n in cleaned) else cleaned
+
+
+def _shift_norms(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Post-norm order: ln_0 -> first norm1, norm1 -> norm2 of its layer, norm2 -> norm1 of the next, last -> ln_f."""
+    n_layers = 1 + max(int(m[1]) for n in tensors if (m := re.match(r"transformer\.layers\.(\d+)\.", n)))
+
+    def shifted(name: str) -> str:
+        if match := re.fullmatch(r"transformer\.ln_0\.(\w+)", name):
+            return f"transformer.layers.0.norm1.{match[1]}"
+        if match := re.fullmatch(r"transformer\.layers\.(\d+)\.norm([12])\.(\w+)", name):
+            layer, which, kind = int(match[1]), match[2], match[3]
+            if which == "1":
+                return f"transformer.layers.{layer}.norm2.{kind}"
+            return f"transformer.layers.{layer + 1}.norm1.{kind}" if layer + 1 < n_layers else f"transformer.ln_f.{kind}"
+        return name
+
+    return {shifted(name): tensor for name, tensor in tensors.items()}
+
+
+def _complete_tied_rows(tensors: dict[str, Tensor], model: SequenceModel, source: str) -> None:
+    """Where head and embedding are tied, a file may hold either or both; both must be equal."""
+    if model.get_parameter("lm_head.weight") is not model.embedding.weight:
+        return
+    names = [n for n in ROW_NAMES if n in model.state_dict()]
+    present = [tensors[n] for n in names if n in tensors]
+    if not present:
+        return
+    if len(present) == 2 and not (present[0].shape == present[1].shape and torch.equal(*present)):
+        raise CheckpointError(
+            f"{source}: {names[0]} and {names[1]} differ, but the configuration ties them; "
+            "set tie_word_embeddings (tie_embeddings for Mamba) to false if that is meant"
+        )
+    for name in names:
+        tensors[name] = present[0]
+
+
+def _check_fit(tensors: Mapping[str, Tensor], model: SequenceModel, source: str) -> None:
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    problems = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
+    problems += [f"unexpected: {name} {list(t.shape)}" for name, t in tensors.items() if name not in expected]
+    problems += [
+        f"wrong shape: {name} is {list(tensors[name].shape)}, the configuration says {list(shape)}"
+        for name, shape in expected.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise CheckpointError(f"{source}: the weights don't fit config.json:\n  {shown}")
