@@ -1,0 +1,120 @@
+"""Choosing tokens and knowing when to stop, for one request, whatever else is being decoded."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NEAR_TIE = 1e-4  # DESIGN: below this a float32 text may depend on the batch, and is counted
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: then keep the fewest most likely tokens whose probabilities sum to top_p or more; 1 keeps all.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.temperature >= 0 and self.top_k >= 0 and 0 < self.top_p <= 1):
+            raise ValueError(f"need temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got {self}")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    def draw(self, scores: Tensor, uniform: float) -> int:
+        """The token that `uniform` in [0, 1) falls on. Shapes: scores `[V]`."""
+        kept, ids = scores.double().sort(descending=True, stable=True)
+        if self.top_k:
+            kept, ids = kept[: self.top_k], ids[: self.top_k]
+        p = (kept / self.temperature).softmax(-1)
+        cumulative = p.cumsum(-1)
+        if self.top_p < 1:
+            n = int((cumulative - p < self.top_p).sum())
+            cumulative = cumulative[:n]
+        place = int(torch.searchsorted(cumulative, uniform * float(cumulative[-1]), right=True))
+        return int(ids[min(place, len(cumulative) - 1)])
+
+
+@dataclass
+class Generation:
+    """One request being answered.
+
+    Attributes:
+        prompt: the ids it starts from.
+        stops: texts that end the answer; what comes before the first of them is the answer.
+        limit: most tokens to generate.
+        seed: of the request's own random numbers: the run's seed, the prompt and how often it was asked before, so
+            that a sample depends on nothing but the request.
+        pads: leading tokens of the prompt that are pads (JRT's left-pad mode).
+    """
+
+    prompt: Sequence[int]
+    stops: Sequence[str]
+    limit: int
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: Sequence[int | str] = (0,)
+    pads: int = 0
+    tokens: list[int] = field(default_factory=list)
+    text: str | None = None  # the answer, once finished
+    near_ties: int = 0
+
+    def __post_init__(self) -> None:
+        self.stops = [s for s in self.stops if s]
+        self._tail = 4 * max((len(s) for s in self.stops), default=0) + 8
+        self._random: np.random.Generator | None = None
+
+    def choose(self, scores: Tensor, best: int, lead: float) -> int:
+        """The next token from scores `[V]`, whose best token leads over the second by `lead`."""
+        if self.sampling.greedy:
+            self.near_ties += lead < NEAR_TIE
+            return best
+        if self._random is None:
+            digest = hashlib.sha256(json.dumps([list(self.seed), list(self.prompt)]).encode()).digest()
+            self._random = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "big")))
+        return self.sampling.draw(scores, self._random.random())
+
+    def append(self, token: int, end: int | None, decode: Callable[[Sequence[int]], str]) -> bool:
+        """Take a token; True when the answer is complete, and then `text` holds it.
+
+        A stop text may straddle tokens, and a token may hold part of a character, so the text of the last tokens is
+        looked at as a whole: enough of them for the longest stop, counting four bytes a character.
+        """
+        if token == end:
+            self.text = self._cut(decode(self.tokens))
+            return True
+        self.tokens.append(token)
+        stopped = bool(self.stops) and any(s in decode(self.tokens[-self._tail :]) for s in self.stops)
+        if stopped or len(self.tokens) >= self.limit:
+            text = decode(self.tokens)
+            # The tail alone may decode differently from the whole (a leading space): the whole decides.
+            if len(self.tokens) >= self.limit or any(s in text for s in self.stops):
+                self.text = self._cut(text)
+                return True
+        return False
+
+    def _cut(self, text: str) -> str:
+        places = [text.find(s) for s in self.stops if s in text]
+        return text[: min(places)] if places else text
+
+
+def greedy_choices(scores: Tensor) -> tuple[list[int], list[float]]:
+    """The best token of each row and its lead over the second best. Shapes: `[B, V]`."""
+    values, ids = scores.topk(min(2, scores.shape[1]), dim=-1)
+    lead = values[:, 0] - values[:, 1] if values.shape[1] > 1 else torch.full_like(values[:, 0], torch.inf)
+    return ids[:, 0].tolist(), lead.tolist()

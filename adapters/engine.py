@@ -1,0 +1,195 @@
+"""The engine: requests of token ids in, answers out, through one model.
+
+Requests become a forest of shared prefixes. Its ends are taken in sorted order, a group at a time: the group's paths
+are read level by level in packed batches, states fork at branches, and what later groups need of the path is kept.
+Generation then runs in slots: a finished sequence gives its slot to the next group. No pad token enters a state
+(JRT's left-pad mode aside, which asks for them), and an answer depends on nothing but its request.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..models.sequence_model import SequenceModel
+from ..models.state import State
+from .decoding import Generation, greedy_choices
+from .forest import Node, Request, build_forest, total_tokens, walk
+from .meter import Meter
+from .reader import ForestReader
+from .scoring import Score, ScoreBoard
+
+
+def most_states(slots: int) -> int:
+    """The most rows of state that are alive at once with so many slots.
+
+    The slots; for a group of at most half as many, the states held, their forks and the results of a call; the
+    prefixes kept for later groups; one row that is measured.
+    """
+    return slots + 3 * _group_size(slots) + _kept_prefixes(slots) + 1
+
+
+def _group_size(slots: int) -> int:
+    return max(1, slots // 2)
+
+
+def _kept_prefixes(slots: int) -> int:
+    return max(2, slots // 4)
+
+
+class Engine:
+    """Answers requests with one model.
+
+    Args:
+        slots: sequences decoded at once; at most `most_states(slots)` rows of state are ever alive.
+        vocabulary: ids the tokenizer knows; the head's rows from there on are padding and never chosen.
+        end: the id that ends an answer, if any.
+        decode: ids to text, for stop texts.
+        share: read shared prefixes once.
+        budget: most tokens in one packed prefill.
+        quiet: no progress bars.
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        *,
+        slots: int,
+        vocabulary: int,
+        end: int | None,
+        decode: Callable[[Sequence[int]], str],
+        share: bool = True,
+        budget: int = 8192,
+        quiet: bool = False,
+    ):
+        if slots < 1 or budget < 1:
+            raise ValueError(f"slots and budget must be >= 1, got {slots} and {budget}")
+        self.model, self.slots, self.vocabulary = model, slots, vocabulary
+        self.end, self.decode, self.share, self.budget, self.quiet = end, decode, share, budget, quiet
+        self.meter = Meter()
+
+    @torch.inference_mode()
+    def generate(self, jobs: Sequence[Generation], finished: Callable[[int], object] = lambda i: None) -> None:
+        """Complete every job in place; `finished(i)` is called as each is done.
+
+        Raises:
+            ValueError: an empty prompt.
+        """
+        if empty := [i for i, job in enumerate(jobs) if not job.prompt]:
+            raise ValueError(f"request {empty[0]} has an empty prompt ({len(empty)} such requests)")
+        whole = self.model.shortest_split
+        roots = self._forest([Request(j.prompt, min(whole, len(j.prompt)), j.pads) for j in jobs])
+        with self._bar("prompt tokens", total_tokens(roots)) as read, self._bar("generated tokens", None) as made:
+            reader = ForestReader(self.model, self.meter, self.budget, progress=read.update)
+            waiting = _Ends(roots)
+            slots: State | None = None
+            running: list[int | None] = [None] * min(self.slots, len(jobs))  # the job in each slot
+            latest = [0] * len(running)  # its newest token
+
+            def accept(rows: Sequence[int], ids: Sequence[int], scores: Tensor) -> None:
+                """Give the jobs `ids` in slots `rows` their next token from scores `[len(rows), V]`."""
+                scores = scores[:, : self.vocabulary]
+                best, lead = greedy_choices(scores)
+                for i, (row, job) in enumerate(zip(rows, ids, strict=True)):
+                    latest[row] = jobs[job].choose(scores[i], best[i], lead[i])
+                    done = jobs[job].append(latest[row], self.end, self.decode)
+                    running[row] = None if done else job
+                    if done:
+                        self.meter.near_ties += jobs[job].near_ties
+                        finished(job)
+                self.meter.generated_tokens += len(rows)
+                made.update(len(rows))
+
+            while True:
+                free = [row for row, job in enumerate(running) if job is None]
+                if waiting and len(free) >= max(1, len(running) // 4):
+                    group, later = waiting.take(min(len(free), _group_size(self.slots)), _kept_prefixes(self.slots))
+                    ends = [node for node, _ in group]
+                    reader.read_paths(ends, later)
+                    scores = self.model.logits(reader.hidden(ends))
+                    forked = reader.fork(ends)
+                    reader.keep(later)
+                    if slots is None:
+                        slots = self.meter.hold(forked.select([0] * len(running)))
+                    slots.write(free[: len(group)], forked)
+                    del forked
+                    accept(free[: len(group)], [job for _, job in group], scores)
+                    continue
+                active = [row for row, job in enumerate(running) if job is not None]
+                if not active:
+                    break
+                assert slots is not None
+                if not waiting and len(active) <= 3 * len(running) // 4:
+                    slots = self.meter.hold(slots.select(active))
+                    running, latest = [running[r] for r in active], [latest[r] for r in active]
+                    continue
+                began = time.perf_counter()
+                scores = self.model.step(torch.tensor(latest, dtype=torch.int64, device=self.model.device), slots)
+                accept(active, [job for job in running if job is not None], scores[active])
+                self.meter.decode_steps += 1
+                self.meter.decode_seconds += time.perf_counter() - began
+
+    @torch.inference_mode()
+    def score(
+        self, jobs: Sequence[Score], finished: Callable[[int, tuple[float, bool]], object] = lambda i, r: None
+    ) -> list[tuple[float, bool]]:
+        """Natural-log likelihood of each continuation, and whether greedy decoding would have produced it.
+
+        A model with an encoder (JRT) reads the context as its prompt; the continuation never enters the encoder.
+
+        Raises:
+            ValueError: a job without context or continuation.
+        """
+        for i, job in enumerate(jobs):
+            if not 1 <= job.context < len(job.tokens):
+                raise ValueError(
+                    f"request {i} needs a context and a continuation; of its {len(job.tokens)} tokens "
+                    f"{job.context} are context"
+                )
+        whole = self.model.shortest_split
+        # The last token is predicted but never read.
+        roots = self._forest([Request(j.tokens[:-1], min(whole, j.context), j.pads) for j in jobs])
+        board = ScoreBoard(jobs, roots, self.model.logits, self.vocabulary)
+        with self._bar("prompt tokens", total_tokens(roots)) as read:
+            reader = ForestReader(self.model, self.meter, self.budget, board.visit, read.update)
+            waiting = _Ends(roots)
+            while waiting:
+                group, later = waiting.take(_group_size(self.slots), _kept_prefixes(self.slots))
+                reader.read_paths([node for node, _ in group], later)
+                reader.keep(later)
+                for _, job in group:
+                    finished(job, (board.totals[job], board.greedy[job]))
+        return list(zip(board.totals, board.greedy, strict=True))
+
+    def _forest(self, requests: Sequence[Request]) -> list[Node]:
+        self.meter.prompt_tokens += sum(len(r.tokens) for r in requests)
+        return build_forest(requests, self.share)
+
+    @contextmanager
+    def _bar(self, name: str, total: int | None) -> Iterator[tqdm]:
+        with tqdm(total=total, desc=name, unit=" tok", disable=self.quiet, smoothing=0.05) as bar:
+            yield bar
+
+
+class _Ends:
+    """The ends of a forest's requests in sorted order, taken group by group."""
+
+    def __init__(self, roots: Sequence[Node]):
+        self._ends = [(node, request) for node in walk(roots) for request in node.ends]
+        self._next = 0
+
+    def __bool__(self) -> bool:
+        return self._next < len(self._ends)
+
+    def take(self, n: int, kept: int) -> tuple[list[tuple[Node, int]], set[Node]]:
+        """The next n ends, and of the prefixes that the ends after them share with the last the `kept` longest."""
+        group = self._ends[self._next : self._next + n]
+        self._next += len(group)
+        if not self:
+            return group, set()
+        ahead = set(self._ends[self._next][0].path())
+        shared = [node for node in group[-1][0].path() if node in ahead]
+        return group, set(sorted(shared, key=lambda node: -len(node.tokens))[:kept])

@@ -1,0 +1,277 @@
+"""The lm-eval models `based`, `attention` and `mamba`: published checkpoints answered by the engine."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from .. import __version__
+from ..models.checkpoint import find_checkpoint
+from ..models.jrt import JRTModel
+from ..models.loading import load_checkpoint
+from .decoding import Generation, Sampling
+from .engine import Engine
+from .memory import fit_slots
+from .scoring import Score
+from .tokenizer import decode, encode, load_tokenizer, tokenizer_hash
+
+log = logging.getLogger(__name__)
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+
+
+def _available(device: str | None) -> torch.device:
+    # lm-eval passes cuda:0 unless the user names a device, so asking for cuda can't be taken as a demand.
+    if (device or "cuda").startswith("cuda") and not torch.cuda.is_available():
+        log.info("no CUDA device: running on cpu")
+        return torch.device("cpu")
+    return torch.device(device or "cuda")
+
+
+class BasedLM(TemplateLM):
+    """Any published checkpoint (based, attn, mamba, JRT); its configuration says which architecture it is.
+
+    `lm_eval --model based --model_args pretrained=<folder or hub id>,...`
+
+    Args:
+        pretrained: folder or hub id.
+        revision: branch, tag, commit or refs/pr/N of a hub id.
+        tokenizer: folder, tokenizer.json or hub id; default: the checkpoint's own, else GPT-2's.
+        dtype: float32 (default), bfloat16, float16 or float64.
+        device: a torch device; cuda (lm-eval's default) falls back to cpu, saying so, where there is none.
+        batch_size: sequences decoded at once, or `auto`: as many as `state_memory` holds, at most `max_batch_size`.
+        state_memory: bytes (or 2GB, 512MiB) that all live states may take; lowers the batch size where needed.
+        max_length: context in tokens; longer prompts are cut on the left, counted and reported.
+        max_gen_toks: tokens to generate where a task names no number.
+        truncation: left (default), or error to refuse prompts that don't fit.
+        share_prefixes: read what several prompts begin with once; false only to check that it changes nothing.
+        prefill_tokens: most tokens in one packed prefill.
+        left_pad: JRT only: fill prompts shorter than the encoder with pads, as the published evaluation did.
+        seed: of sampling; default: lm-eval's --seed.
+
+    Raises:
+        ModelError: a checkpoint that can't be used, or of another architecture than `demanded`.
+        ValueError: an argument outside its range; names it.
+    """
+
+    demanded: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        pretrained: str,
+        revision: str | None = None,
+        tokenizer: str | None = None,
+        dtype: str = "float32",
+        device: str | None = None,
+        batch_size: int | str | None = 1,
+        max_batch_size: int | None = None,
+        state_memory: int | str | None = None,
+        max_length: int = 2048,
+        max_gen_toks: int = 256,
+        truncation: str = "left",
+        share_prefixes: bool = True,
+        prefill_tokens: int = 8192,
+        left_pad: bool = False,
+        seed: int | None = None,
+    ):
+        super().__init__()
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        if truncation not in ("left", "error"):
+            raise ValueError(f"truncation={truncation!r} is unknown; choose left or error")
+        if max_length < 2:
+            raise ValueError(f"max_length must be >= 2, got {max_length}")
+        self._device = _available(device)
+        self.checkpoint = find_checkpoint(pretrained, revision)
+        self.model = load_checkpoint(self.checkpoint, dtype=DTYPES[dtype], device=self._device)
+        if self.demanded not in (None, self.model.architecture):
+            raise ValueError(
+                f"{pretrained} is a {self.model.architecture} model, not {self.demanded}; "
+                "--model based reads every published architecture"
+            )
+        if left_pad and not isinstance(self.model, JRTModel):
+            raise ValueError(f"left_pad=true: {pretrained} is a {self.model.architecture} model; only JRT has this mode")
+        self.tokenizer = load_tokenizer(tokenizer, pretrained, revision)
+        rows = self.model.embedding.num_embeddings
+        if len(self.tokenizer) > rows:
+            raise ValueError(
+                f"the tokenizer has {len(self.tokenizer)} tokens, the embedding of {pretrained} {rows} rows; "
+                "give tokenizer=<the one it was trained with>"
+            )
+        self.max_length, self.max_gen_toks = max_length, max_gen_toks
+        self.truncation, self.left_pad = truncation, left_pad
+        self.seed = torch.initial_seed() if seed is None else seed
+        self.slots = fit_slots(self.model, batch_size, max_batch_size, state_memory, max_length)
+        self.batch_sizes = {"slots": self.slots}
+        self.engine = Engine(
+            self.model,
+            slots=self.slots,
+            vocabulary=len(self.tokenizer),
+            end=self.tokenizer.eos_token_id,
+            decode=lambda ids: decode(self.tokenizer, ids),
+            share=share_prefixes,
+            budget=prefill_tokens,
+        )
+
+    # -- what lm-eval asks of the tokenizer -----------------------------------------------------------------------
+
+    @property
+    def eot_token_id(self) -> int:
+        if self.tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no end token, which stands for an empty context; set its eos_token")
+        return self.tokenizer.eos_token_id
+
+    @property
+    def tokenizer_name(self) -> str:
+        return f"{self.tokenizer.name_or_path}-{tokenizer_hash(self.tokenizer)[:16]}".replace("/", "__")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Ids of a text. Nothing is prepended unless asked for: no published checkpoint saw a start token."""
+        return self.tokenizer.encode(string, add_special_tokens=bool(add_special_tokens))
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Answers, cut before the first stop text; leading spaces are kept."""
+        self.engine.quiet = disable_tqdm
+        prompts = encode(self.tokenizer, [request.args[0] for request in requests])
+        jobs = []
+        seen: Counter[str] = Counter()
+        for i, (request, ids) in enumerate(zip(requests, prompts, strict=True)):
+            kwargs = dict(normalize_gen_kwargs(request.args[1], self.max_gen_toks))
+            limit = kwargs["max_gen_toks"]
+            if not 1 <= limit < self.max_length:
+                raise ValueError(
+                    f"request {i}: max_gen_toks={limit} leaves no room for a prompt in max_length={self.max_length}; "
+                    "lower --gen_kwargs max_gen_toks or raise max_length"
+                )
+            name = json.dumps([request.args[0], kwargs], sort_keys=True, default=str)
+            seen[name] += 1
+            tokens, pads = self._fit(ids, self.max_length - limit, i)
+            jobs.append(
+                Generation(tokens, kwargs["until"], limit, self._sampling(kwargs), (self.seed, seen[name]), pads)
+            )
+
+        def finished(i: int) -> None:
+            self.cache_hook.add_partial("generate_until", requests[i].args, jobs[i].text)
+
+        self.engine.generate(jobs, finished)
+        return [job.text or "" for job in jobs]
+
+    @staticmethod
+    def _sampling(kwargs: dict[str, Any]) -> Sampling:
+        if not kwargs.get("do_sample"):
+            return Sampling()
+        top_p = float(kwargs.get("top_p") or 1.0)
+        return Sampling(float(kwargs.get("temperature") or 0.0), int(kwargs.get("top_k") or 0), top_p)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        self.engine.quiet = bool(kwargs.get("disable_tqdm"))
+        jobs = []
+        for i, (_, context, continuation) in enumerate(requests):
+            if len(continuation) > self.max_length:
+                raise ValueError(
+                    f"request {i}: a continuation of {len(continuation)} tokens does not fit max_length="
+                    f"{self.max_length}; raise max_length"
+                )
+            tokens, pads = self._fit(context, self.max_length + 1 - len(continuation), i)
+            jobs.append(Score(tokens + continuation, len(tokens), pads))
+
+        def finished(i: int, answer: tuple[float, bool]) -> None:
+            if requests[i][0] is not None:
+                self.cache_hook.add_partial("loglikelihood", requests[i][0], answer)
+
+        return self.engine.score(jobs, finished)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of whole texts in windows of `max_length`, each token predicted once (lm-eval's windows)."""
+        windows, owners = [], []
+        for i, request in enumerate(requests):
+            for pair in get_rolling_token_windows(
+                self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, 1
+            ):
+                context, continuation = make_disjoint_window(pair)
+                windows.append((None, context, continuation))
+                owners.append(i)
+        totals = [0.0] * len(requests)
+        answers = self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm)  # type: ignore[arg-type]
+        for i, (value, _) in zip(owners, answers, strict=True):
+            totals[i] += value
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    def _fit(self, ids: list[int], room: int, request: int) -> tuple[list[int], int]:
+        """Cut a prompt on the left to `room` tokens, or fill it up in JRT's left-pad mode; returns it and its pads."""
+        if len(ids) > room:
+            if self.truncation == "error":
+                raise ValueError(
+                    f"request {request}: a prompt of {len(ids)} tokens does not fit the {room} that max_length="
+                    f"{self.max_length} leaves it; raise max_length or allow truncation=left"
+                )
+            self.engine.meter.truncated += 1
+            ids = ids[-room:]
+        if self.left_pad:
+            assert isinstance(self.model, JRTModel)
+            ids, flags = self.model.left_pad(ids)
+            return ids, sum(flags)
+        return ids, 0
+
+    # -- results --------------------------------------------------------------------------------------------------
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval writes into its results file: the model's identity, and what the run measured.
+
+        `state_bytes` is the state of one sequence after the longest prompt, in bytes; the rates are tokens a second.
+        Figures of work that did not happen (everything came from --use_cache) are None.
+        """
+        meter = self.engine.meter
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        content = self.checkpoint.content_hash()
+        return {
+            "architecture": self.model.architecture,
+            "parameters": self.model.n_parameters,
+            "dtype": dtype,
+            "revision": self.checkpoint.revision,
+            "content_hash": content,
+            "tokenizer_hash": tokenizer_hash(self.tokenizer),
+            "slots": self.slots,
+            "state_bytes": meter.state_bytes or None,
+            "longest_prompt": meter.longest_prompt or None,
+            "prompt_tokens": meter.prompt_tokens,
+            "prompt_tokens_computed": meter.prompt_tokens_computed,
+            "generated_tokens": meter.generated_tokens,
+            "truncated_prompts": meter.truncated,
+            "near_ties": meter.near_ties,
+            "peak_states": meter.peak_states,
+            "peak_state_bytes": meter.peak_bytes,
+            "prefill_tokens_per_second": meter.prefill_rate,
+            "decode_tokens_per_second": meter.decode_rate,
+            "recall_evals_version": __version__,
+            # lm-eval's own names for the same, which readers of its `hf` results look for
+            "model_num_parameters": self.model.n_parameters,
+            "model_dtype": dtype,
+            "model_revision": self.checkpoint.revision or "",
+            "model_sha": self.checkpoint.revision or content,
+        }
+
+
+class AttentionLM(BasedLM):
+    """`based`, refusing everything but the published Transformer."""
+
+    demanded = "attention"
+
+
+class MambaLM(BasedLM):
+    """`based`, refusing everything but Mamba."""
+
+    demanded = "mamba"

@@ -1,0 +1,65 @@
+"""What a run did and held, measured."""
+
+import weakref
+from dataclasses import dataclass
+
+from ..models.state import State
+
+
+@dataclass
+class Meter:
+    """Counts of one engine.
+
+    Attributes:
+        prompt_tokens, prompt_tokens_computed: asked for, and read after sharing.
+        generated_tokens, decode_steps; prefill_seconds, decode_seconds: wall time.
+        truncated: prompts that were cut on the left to fit the context.
+        near_ties: greedy choices whose lead over the second best was below `decoding.NEAR_TIE`.
+        live_states, live_bytes, peak_states, peak_bytes: rows of all states, and bytes of their tensors, that are
+            alive now and that were at most.
+        longest_prompt, state_bytes: the longest prompt read, and the bytes of one sequence's state after it.
+    """
+
+    prompt_tokens: int = 0
+    prompt_tokens_computed: int = 0
+    generated_tokens: int = 0
+    decode_steps: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    truncated: int = 0
+    near_ties: int = 0
+    live_states: int = 0
+    live_bytes: int = 0
+    peak_states: int = 0
+    peak_bytes: int = 0
+    longest_prompt: int = 0
+    state_bytes: int = 0
+
+    def hold(self, state: State) -> State:
+        """Count a state for as long as it is alive."""
+        rows, size = len(state), state.nbytes
+        self.live_states += rows
+        self.live_bytes += size
+        self.peak_states = max(self.peak_states, self.live_states)
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        weakref.finalize(state, self._release, rows, size)
+        return state
+
+    def _release(self, rows: int, size: int) -> None:
+        self.live_states -= rows
+        self.live_bytes -= size
+
+    def measure_state(self, state: State, row: int, prompt: int) -> None:
+        """Remember the size of one sequence's state if its prompt is the longest so far."""
+        if prompt > self.longest_prompt:
+            self.longest_prompt, self.state_bytes = prompt, state.select([row]).nbytes
+
+    @property
+    def prefill_rate(self) -> float | None:
+        """Prompt tokens read per second, shared ones counted once; None before any was read."""
+        return self.prompt_tokens_computed / self.prefill_seconds if self.prefill_seconds else None
+
+    @property
+    def decode_rate(self) -> float | None:
+        """Tokens generated per second of decoding; None before any was."""
+        return self.generated_tokens / self.decode_seconds if self.decode_seconds else None
