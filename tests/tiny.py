@@ -1,0 +1,116 @@
+"""Small models in the published formats, made on the fly, and where the shared fixtures and documents lie."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recall_evals.models.loading import detect_architecture, model_class
+from recall_evals.models.sequence_model import SequenceModel
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+FIXTURES = ("attn_tiny", "based_tiny", "jrt_tiny", "mamba_tiny")
+
+BASED: dict[str, Any] = {
+    "model_type": "gpt2",
+    "vocab_size": 257,
+    "pad_vocab_size_multiple": 8,
+    "n_positions": 0,
+    "n_embd": 64,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_inner": 128,
+    "activation_function": "swiglu",
+    "layer_norm_epsilon": 1e-5,
+    "initializer_range": 0.15,
+    "rms_norm": True,
+    "residual_in_fp32": True,
+    "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False,
+    "qkv_proj_bias": False,
+    "out_proj_bias": False,
+    "rotary_emb_fraction": 1,
+    "mixer": {"_target_": "based.models.mixers.convolution.BaseConv", "expand_proj": 4, "kernel_sizes": 3},
+    "alt_mixer_layers": [1],
+    "alt_mixer": {
+        "_target_": "based.models.mixers.linear_attention.LinearAttention",
+        "feature_dim": 16,
+        "num_heads": 4,
+        "feature_map": {"_target_": "based.models.mixers.linear_attention.TaylorExp", "input_dim": 16},
+    },
+    "alt_mixer_2_layers": [2],
+    "alt_mixer_2": {"_target_": "based.models.mixers.slide_attention.SlidingAttention", "window_size": 16},
+}
+ATTENTION = {k: v for k, v in BASED.items() if "mixer" not in k} | {"n_layer": 2, "rotary_emb_fraction": 0.5}
+JRT = BASED | {
+    "alt_mixer": {
+        "_target_": "based.models.mixers.prefix_linear_attention.PrefixLinearAttention",
+        "feature_dim": 16,
+        "num_heads": 4,
+        "enc_length": 24,
+    }
+}
+MAMBA = {"d_model": 64, "n_layer": 2, "vocab_size": 257, "ssm_cfg": {}, "rms_norm": True, "residual_in_fp32": True}
+CONFIGS: dict[str, dict[str, Any]] = {"attention": ATTENTION, "based": BASED, "jrt": JRT, "mamba": MAMBA}
+
+
+def changed(config: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A deep copy of a configuration with some fields replaced."""
+    return copy.deepcopy(config) | fields
+
+
+def build(config: dict[str, Any], seed: int = 0) -> SequenceModel:
+    """A model of random weights, scaled so that logits have a spread of a few units, as trained ones do."""
+    model = model_class(detect_architecture(config))(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("A_log"):
+                p.copy_(torch.arange(1, p.shape[1] + 1).float().log().expand_as(p))
+            elif name.endswith("dt_proj.bias"):
+                p.copy_(torch.rand(p.shape, generator=generator) * 3 - 5)
+            elif p.dim() >= 2:
+                scale = 0.5 if "embedding" in name else p[0].numel() ** -0.5
+                p.copy_(torch.randn(p.shape, generator=generator) * scale)
+            else:
+                p.copy_(1 + 0.1 * torch.randn(p.shape, generator=generator))
+                if name.endswith("bias"):
+                    p.sub_(1)
+    return model.eval().requires_grad_(False)
+
+
+def tensors(model: SequenceModel) -> dict[str, Tensor]:
+    """Its state dict, safe to save: nothing shared."""
+    return {name: t.clone() for name, t in model.state_dict().items()}
+
+
+def byte_tokenizer(file: Path) -> None:
+    """A tokenizer.json of the 256 bytes and <|endoftext|>: 257 tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(file))
+
+
+def save(folder: Path, config: dict[str, Any], weights: dict[str, Tensor] | None = None, seed: int = 0) -> Path:
+    """Write config.json, model.safetensors and a byte tokenizer; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(weights if weights is not None else tensors(build(config, seed)), folder / "model.safetensors")
+    byte_tokenizer(folder / "tokenizer.json")
+    return folder
+
+
+def shared(path: str, checks: str) -> Path:
+    """A file or folder of ../shared; skips the test, saying what it would have checked, where it is absent."""
+    found = SHARED / path
+    if not found.exists():
+        pytest.skip(f"no ../shared/{path}: would have checked {checks}")
+    return found
