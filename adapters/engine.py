@@ -81,7 +81,7 @@ class Engine:
         if empty := [i for i, job in enumerate(jobs) if not job.prompt]:
             raise ValueError(f"request {empty[0]} has an empty prompt ({len(empty)} such requests)")
         whole = self.model.shortest_split
-        roots = self._forest([Request(j.prompt, min(whole, len(j.prompt)), j.pads) for j in jobs])
+        roots = self._forest([Request(j.prompt, min(whole, len(j.prompt)), pads=j.pads) for j in jobs])
         with self._bar("prompt tokens", total_tokens(roots)) as read, self._bar("generated tokens", None) as made:
             reader = ForestReader(self.model, self.meter, self.budget, progress=read.update)
             waiting = _Ends(roots)
@@ -151,7 +151,9 @@ class Engine:
                 )
         whole = self.model.shortest_split
         # The last token is predicted but never read.
-        roots = self._forest([Request(j.tokens[:-1], min(whole, j.context), j.pads) for j in jobs])
+        roots = self._forest(
+            [Request(j.tokens[:-1], min(whole, j.context), j.context < whole, j.pads) for j in jobs]
+        )
         board = ScoreBoard(jobs, roots, self.model.logits, self.vocabulary)
         with self._bar("prompt tokens", total_tokens(roots)) as read:
             reader = ForestReader(self.model, self.meter, self.budget, board.visit, read.update)

@@ -5,7 +5,7 @@ prefix of neighbours gives the branching points of a compressed trie (a radix fo
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,11 +21,13 @@ class Request:
         tokens: the ids, at least one.
         whole: how many leading tokens must be read in one piece (JRT's encoder; 0 for a causal model). Requests with
             another `whole`, or that part before it, share nothing.
+        exact: nothing may be read together with those leading tokens (an encoder that must not see what follows).
         pads: leading tokens that are pads (JRT's left-pad mode).
     """
 
     tokens: Sequence[int]
     whole: int = 0
+    exact: bool = False
     pads: int = 0
 
 
@@ -36,17 +38,17 @@ class Node:
     Attributes:
         tokens: the ids of this run; `start` tokens come before it.
         ends: indices of the requests whose last token is this node's last.
-        requests: how many requests end here or below.
+        whole, exact, pads: as in the requests.
     """
 
     tokens: list[int]
     start: int
     parent: "Node | None"
-    pads: int = 0
     whole: int = 0
+    exact: bool = False
+    pads: int = 0
     children: list["Node"] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
-    requests: int = 0
 
     def path(self) -> list["Node"]:
         """From the root to this node."""
@@ -62,40 +64,40 @@ def build_forest(requests: Sequence[Request], share: bool = True) -> list[Node]:
     """The roots, in sorted order of their sequences; every request ends at one node.
 
     Args:
-        share: False makes each request a root of its own (no sharing at all).
+        share: False shares nothing, not even between equal requests.
     """
-    if not share:
-        return [
-            Node(list(r.tokens), 0, None, r.pads, r.whole, ends=[i], requests=1) for i, r in enumerate(requests)
-        ]
     arrays = [np.asarray(r.tokens, dtype=np.int64) for r in requests]
     # Big-endian bytes compare like the sequences themselves, and much faster than lists.
-    keys = [(r.whole, r.pads, a.astype(">i8").tobytes()) for r, a in zip(requests, arrays, strict=True)]
+    keys = [(r.whole, r.exact, r.pads, a.astype(">i8").tobytes()) for r, a in zip(requests, arrays, strict=True)]
     order = sorted(range(len(requests)), key=keys.__getitem__)
     roots: list[Node] = []
     path: list[Node] = []  # from the root to the node where the previous sequence ended
     previous = None
     for i in order:
-        shared = 0 if previous is None else _shared(requests[previous], requests[i], arrays[previous], arrays[i])
+        request, tokens = requests[i], arrays[i]
+        shared = 0
+        if share and previous is not None:
+            shared = _shared(requests[previous], request, arrays[previous], tokens)
         while path and path[-1].start >= shared:
             path.pop()
         if path and path[-1].start + len(path[-1].tokens) > shared:
             path[-1] = _split(path[-1], shared - path[-1].start)
-        if path and shared == len(arrays[i]):
-            path[-1].ends.append(i)  # the same sequence again
-        else:
-            parent = path[-1] if path else None
-            node = Node(arrays[i][shared:].tolist(), shared, parent, requests[i].pads, requests[i].whole, ends=[i])
-            (parent.children if parent else roots).append(node)
-            path.append(node)
+        # The same sequence again adds nothing; an exact beginning is a node of its own.
+        cuts = [shared, request.whole] if request.exact and shared < request.whole < len(tokens) else [shared]
+        for start, end in zip(cuts, [*cuts[1:], len(tokens)], strict=True):
+            if start < end:
+                parent = path[-1] if path else None
+                node = Node(tokens[start:end].tolist(), start, parent, request.whole, request.exact, request.pads)
+                (parent.children if parent else roots).append(node)
+                path.append(node)
+        path[-1].ends.append(i)
         previous = i
-    _count(roots)
     return _merge_small(roots)
 
 
 def _shared(a: Request, b: Request, x: np.ndarray, y: np.ndarray) -> int:
     """Length of the common prefix that two neighbours may share."""
-    if (a.whole, a.pads) != (b.whole, b.pads):
+    if (a.whole, a.exact, a.pads) != (b.whole, b.exact, b.pads):
         return 0
     n = min(len(x), len(y))
     differ = np.flatnonzero(x[:n] != y[:n])
@@ -105,7 +107,7 @@ def _shared(a: Request, b: Request, x: np.ndarray, y: np.ndarray) -> int:
 
 def _split(node: Node, at: int) -> Node:
     """Cut a node after `at` of its tokens; the upper part takes its place and keeps its identity."""
-    lower = Node(node.tokens[at:], node.start + at, node, node.pads, node.whole, node.children, node.ends)
+    lower = replace(node, tokens=node.tokens[at:], start=node.start + at, parent=node)
     for child in lower.children:
         child.parent = lower
     node.tokens, node.children, node.ends = node.tokens[:at], [lower], []
@@ -121,11 +123,6 @@ def walk(roots: Sequence[Node]) -> Iterator[Node]:
         stack.extend(reversed(node.children))
 
 
-def _count(roots: Sequence[Node]) -> None:
-    for node in reversed(list(walk(roots))):
-        node.requests = len(node.ends) + sum(child.requests for child in node.children)
-
-
 def _merge_small(roots: list[Node]) -> list[Node]:
     """Undo the branching points that save too little: their tokens are read with each child instead."""
     result: list[Node] = []
@@ -133,7 +130,8 @@ def _merge_small(roots: list[Node]) -> list[Node]:
     while stack:
         node = stack.pop()
         siblings = node.parent.children if node.parent else result
-        if not node.ends and len(node.tokens) * (len(node.children) - 1) < SMALLEST_SAVING:
+        saving = len(node.tokens) * (len(node.children) - 1)
+        if not node.ends and saving < SMALLEST_SAVING and not (node.exact and node.start == 0):
             for child in node.children:
                 child.tokens = node.tokens + child.tokens
                 child.start, child.parent = node.start, node.parent

@@ -7,11 +7,8 @@ the finders behind it find them, calls their hook once they are loaded, and leav
 
 import sys
 
-MODELS = {  # as in the entry-point group `lm_eval.models` of pyproject.toml
-    "based": "recall_evals.adapters.lm:BasedLM",
-    "attention": "recall_evals.adapters.lm:AttentionLM",
-    "mamba": "recall_evals.adapters.lm:MambaLM",
-}
+# As in the entry-point group `lm_eval.models` of pyproject.toml; the classes stand in recall_evals.adapters.lm.
+MODELS = {"based": "BasedLM", "attention": "AttentionLM", "mamba": "MambaLM"}
 
 
 def register_models(models):
@@ -19,7 +16,7 @@ def register_models(models):
     from lm_eval.api.registry import model_registry
 
     for name in MODELS.keys() - model_registry.keys():
-        model_registry.register(name, target=MODELS[name])
+        model_registry.register(name, target=f"recall_evals.adapters.lm:{MODELS[name]}")
 
 
 def scan_tasks(manager):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..packing import Packing
+from ..precision import sum_dtype
 
 
 def prefill(
@@ -43,18 +44,17 @@ def prefill(
         full[rows, places] = new
         new_cache.append(full)
     keys, values = new_cache
-    queries = packing.pad(q).transpose(1, 2)
+    exact = q.device.type == "cpu"  # on a GPU the flash kernels want the model's own dtype
+    queries, k_, v_ = (
+        (x.to(sum_dtype(q)) if exact else x).transpose(1, 2) for x in (packing.pad(q), keys, values)
+    )
     if cache is None:
-        y = F.scaled_dot_product_attention(
-            queries, keys.transpose(1, 2), values.transpose(1, 2), is_causal=True, scale=scale
-        )
+        y = F.scaled_dot_product_attention(queries, k_, v_, is_causal=True, scale=scale)
     else:
         own = position[:, None] + torch.arange(packing.longest, device=q.device)
         allowed = torch.arange(capacity, device=q.device) <= own[..., None]  # [B, L, capacity]
-        y = F.scaled_dot_product_attention(
-            queries, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=allowed[:, None], scale=scale
-        )
-    return packing.unpad(y.transpose(1, 2)), (keys, values)
+        y = F.scaled_dot_product_attention(queries, k_, v_, attn_mask=allowed[:, None], scale=scale)
+    return packing.unpad(y.transpose(1, 2)).to(v.dtype), (keys, values)
 
 
 def step(q: Tensor, k: Tensor, v: Tensor, scale: float, position: Tensor, cache: tuple[Tensor, Tensor]) -> Tensor:
@@ -64,7 +64,7 @@ def step(q: Tensor, k: Tensor, v: Tensor, scale: float, position: Tensor, cache:
     keys[rows, position] = k
     values[rows, position] = v
     allowed = torch.arange(keys.shape[1], device=q.device) <= position[:, None]
-    wide = torch.promote_types(q.dtype, torch.float32)
+    wide = sum_dtype(q)
     scores = torch.einsum("bhd,bjhd->bhj", q.to(wide), keys.to(wide)) * scale
     weights = scores.masked_fill(~allowed[:, None], float("-inf")).softmax(-1)
     return torch.einsum("bhj,bjhd->bhd", weights, values.to(wide)).to(v.dtype)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..packing import Packing
+from ..precision import state_dtype
 
 
 def prefill(
@@ -31,7 +32,7 @@ def prefill(
     Returns:
         y `[T, D]` and the state after them `[B, D, N]`.
     """
-    wide = torch.promote_types(u.dtype, torch.float32)
+    wide = state_dtype(u)
     u_, dt_, b_, c_ = (packing.pad(x.to(wide)) for x in (u, dt, b, c))  # dt = 0 in the gaps: h stays as it is
     h = state if state is not None else u_.new_zeros(packing.batch, u.shape[1], a.shape[1])
     outputs = []

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..packing import Packing
+from ..precision import sum_dtype
 
 BLOCK = 128
 
@@ -47,7 +48,7 @@ def prefill(
     seen = torch.cat([known, known.new_ones(batch, packing.longest)], dim=1)
 
     queries = packing.pad(q)
-    wide = torch.promote_types(q.dtype, torch.float32)
+    wide = sum_dtype(q)
     outputs = []
     for start in range(0, packing.longest, BLOCK):
         block = queries[:, start : start + BLOCK]
@@ -80,7 +81,7 @@ def step(q: Tensor, k: Tensor, v: Tensor, scale: float, position: Tensor, ring: 
     values[rows, position % window] = v
     slot = torch.arange(window, device=q.device)
     empty = slot > position[:, None]  # before the ring has gone round once, later slots were never written
-    wide = torch.promote_types(q.dtype, torch.float32)
+    wide = sum_dtype(q)
     scores = torch.einsum("bhd,bjhd->bhj", q.to(wide), keys.to(wide)) * scale
     weights = scores.masked_fill(empty[:, None], float("-inf")).softmax(-1)
     return torch.einsum("bhj,bjhd->bhd", weights, values.to(wide)).to(v.dtype)

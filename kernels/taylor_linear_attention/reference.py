@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..packing import Packing
+from ..precision import state_dtype, sum_dtype
 
 CHUNK = 128
 
@@ -45,7 +46,7 @@ def absorb(
     k: Tensor, v: Tensor, scale: float, packing: Packing, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """The state of whole sequences without reading anything out: k `[T, H, d]`, v `[T, H, dv]` -> S, z."""
-    wide = torch.promote_types(k.dtype, torch.float32)
+    wide = sum_dtype(k)
     k_, v_ = packing.pad(k).to(wide), packing.pad(v).to(wide)
     state = v_.new_zeros(packing.batch, k.shape[1], n_features(k.shape[2]), v.shape[2])
     normaliser = state.new_zeros(state.shape[:3])
@@ -54,7 +55,7 @@ def absorb(
         features = taylor_features(k_[:, part], scale) * packing.mask[:, part, None, None]
         state = state + torch.einsum("blhf,blhe->bhfe", features, v_[:, part])
         normaliser = normaliser + features.sum(1)
-    return state, normaliser
+    return state.to(state_dtype(k)), normaliser.to(state_dtype(k))
 
 
 def prefill(
@@ -77,13 +78,13 @@ def prefill(
     Returns:
         y `[T, H, dv]` in the dtype of v, and the state after the last token of each sequence.
     """
-    wide = torch.promote_types(q.dtype, torch.float32)
+    wide = sum_dtype(q)
     q_, k_, v_ = (packing.pad(x).to(wide).transpose(1, 2) for x in (q, k, v))  # [B, H, L, .]
     if state is None:
         s = v_.new_zeros(packing.batch, v.shape[1], n_features(q.shape[2]), v.shape[2])
         z = s.new_zeros(s.shape[:3])
     else:
-        s, z = state
+        s, z = (x.to(wide) for x in state)
     mask = packing.mask[:, None]  # [B, 1, L]
     outputs = []
     for start in range(0, packing.longest, chunk):
@@ -109,7 +110,7 @@ def prefill(
             s = kept * s + (features_k * until_end[..., None]).transpose(-1, -2) @ vc
         z = z + features_k.sum(2)
     y = torch.cat(outputs, dim=2).transpose(1, 2) if outputs else v_.transpose(1, 2)
-    return packing.unpad(y).to(v.dtype), (s, z)
+    return packing.unpad(y).to(v.dtype), (s.to(state_dtype(q)), z.to(state_dtype(q)))
 
 
 def step(
@@ -117,12 +118,14 @@ def step(
 ) -> Tensor:
     """One token a sequence: q, k `[B, H, d]`, v `[B, H, dv]` -> y `[B, H, dv]`; S and z are updated in place."""
     s, z = state
-    features_q, features_k = (taylor_features(x.to(s.dtype), scale) for x in (q, k))
+    features_k = taylor_features(k.to(s.dtype), scale)
     if decay is not None:
         s.mul_(decay[:, None, None])
     s.addcmul_(features_k[..., None], v.to(s.dtype)[:, :, None])
     z.add_(features_k)
-    numerator = (features_q[:, :, None] @ s)[:, :, 0]
+    wide = sum_dtype(s)
+    features_q = taylor_features(q.to(wide), scale)
+    numerator = (features_q[:, :, None] @ s.to(wide))[:, :, 0]
     return (numerator / (features_q * z).sum(-1, keepdim=True)).to(v.dtype)
 
 

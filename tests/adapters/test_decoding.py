@@ -1,0 +1,98 @@
+"""Stop texts and sampling, for one request."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recall_evals.adapters.decoding import Generation, Sampling, greedy_choices
+
+
+def bytes_of(ids):
+    return bytes(ids).decode("utf-8", errors="replace")
+
+
+def run(text: bytes, stops, limit=1000, end=None, decode=bytes_of):
+    job = Generation([1], stops, limit)
+    for token in text:
+        if job.append(token, end, decode):
+            return job
+    return job
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.text(alphabet="ab\n. é", max_size=40),
+    st.lists(st.text(alphabet="ab\n. é", min_size=1, max_size=4), max_size=3),
+    st.integers(1, 60),
+)
+def test_the_answer_ends_before_the_first_stop(text, stops, limit):
+    data = text.encode()
+    job = run(data, stops, limit)
+    # Brute force: the shortest run of tokens whose text holds a stop, or the limit, ends it.
+    for n in range(1, len(data) + 1):
+        seen = bytes_of(data[:n])
+        places = [seen.find(s) for s in stops if s in seen]
+        if places or n == limit:
+            assert job.text == (seen[: min(places)] if places else seen)
+            assert len(job.tokens) == n
+            return
+    assert job.text is None
+
+
+def test_a_stop_may_straddle_tokens_and_begin_inside_one():
+    words = {1: " the", 2: " en", 3: "d.\n", 4: "\nmore"}
+    decode = lambda ids: "".join(words[i] for i in ids)  # noqa: E731
+    assert run([1, 2, 3, 4], ["end"], decode=decode).text == " the "
+    assert run([1, 2, 3, 4], ["\n\n", "zzz"], decode=decode).text == " the end."
+    assert run([1, 2, 3, 4], [""], limit=2, decode=decode).text == " the en"
+
+
+def test_the_end_token_stops_and_is_no_text():
+    job = run([65, 66, 0, 67], ["\n"], end=0)
+    assert job.text == "AB" and job.tokens == [65, 66]
+
+
+def test_greedy_choices_and_near_ties():
+    ids, lead = greedy_choices(torch.tensor([[0.0, 2.0, 1.0], [5.0, 5.00005, 0.0]]))
+    assert ids == [1, 1] and lead[0] == 1.0
+    job = Generation([1], [], 5)
+    assert job.choose(torch.zeros(3), 1, lead[0]) == 1 and job.near_ties == 0
+    job.choose(torch.zeros(3), 1, lead[1])
+    assert job.near_ties == 1
+
+
+def test_sampling_follows_the_distribution_and_its_cuts():
+    scores = torch.tensor([1.0, 3.0, 2.0, -1.0])
+    uniforms = (np.arange(20_000) + 0.5) / 20_000
+
+    def shares(sampling):
+        counts = np.bincount([sampling.draw(scores, u) for u in uniforms], minlength=4)
+        return counts / counts.sum()
+
+    want = torch.softmax(scores.double() / 2.0, -1).numpy()
+    np.testing.assert_allclose(shares(Sampling(2.0)), want, atol=1e-3)
+    kept = want * (want >= np.sort(want)[-2])
+    np.testing.assert_allclose(shares(Sampling(2.0, top_k=2)), kept / kept.sum(), atol=1e-3)
+    p = torch.softmax(scores.double(), -1).numpy()  # .089 .657 .242 .012
+    for top_p, ids in ((0.5, [1]), (0.7, [1, 2]), (0.95, [0, 1, 2])):
+        nucleus = np.zeros(4)
+        nucleus[ids] = p[ids]
+        np.testing.assert_allclose(shares(Sampling(1.0, top_p=top_p)), nucleus / nucleus.sum(), atol=1e-3)
+
+
+def test_samples_depend_on_the_request_alone():
+    scores = torch.randn(50, generator=torch.Generator().manual_seed(0))
+
+    def draw(seed, prompt=(1, 2)):
+        job = Generation(prompt, [], 20, Sampling(1.0), seed)
+        return [job.choose(scores, 0, 1.0) for _ in range(20)]
+
+    assert draw((0, 1)) == draw((0, 1))
+    assert draw((0, 1)) != draw((0, 2)) != draw((1, 1)) and draw((0, 1)) != draw((0, 1), (1, 3))
+
+
+@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -2}])
+def test_impossible_sampling_is_refused(bad):
+    with pytest.raises(ValueError, match="need temperature >= 0"):
+        Sampling(**{"temperature": 1.0, **bad})
