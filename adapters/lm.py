@@ -163,6 +163,7 @@ class BasedLM(TemplateLM):
             self.cache_hook.add_partial("generate_until", requests[i].args, jobs[i].text)
 
         self.engine.generate(jobs, finished)
+        self._report()
         return [job.text or "" for job in jobs]
 
     @staticmethod
@@ -190,7 +191,9 @@ class BasedLM(TemplateLM):
             if requests[i][0] is not None:
                 self.cache_hook.add_partial("loglikelihood", requests[i][0], answer)
 
-        return self.engine.score(jobs, finished)
+        answers = self.engine.score(jobs, finished)
+        self._report()
+        return answers
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts in windows of `max_length`, each token predicted once (lm-eval's windows)."""
@@ -225,6 +228,17 @@ class BasedLM(TemplateLM):
             ids, flags = self.model.left_pad(ids)
             return ids, sum(flags)
         return ids, 0
+
+    def _report(self) -> None:
+        meter = self.engine.meter
+        if meter.prompt_tokens:
+            log.info(
+                "%s of %s prompt tokens computed (%.1f %%): the rest was shared; %s prompts truncated",
+                f"{meter.prompt_tokens_computed:,}",
+                f"{meter.prompt_tokens:,}",
+                100 * meter.prompt_tokens_computed / meter.prompt_tokens,
+                meter.truncated,
+            )
 
     # -- results --------------------------------------------------------------------------------------------------
 

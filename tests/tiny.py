@@ -65,7 +65,7 @@ def changed(config: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 
 def build(config: dict[str, Any], seed: int = 0) -> SequenceModel:
-    """A model of random weights, scaled so that logits have a spread of a few units, as trained ones do."""
+    """A model of random weights, scaled so that logits spread by about 2.5, like the golden models."""
     model = model_class(detect_architecture(config))(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -75,8 +75,12 @@ def build(config: dict[str, Any], seed: int = 0) -> SequenceModel:
             elif name.endswith("dt_proj.bias"):
                 p.copy_(torch.rand(p.shape, generator=generator) * 3 - 5)
             elif p.dim() >= 2:
-                scale = 0.5 if "embedding" in name else p[0].numel() ** -0.5
+                scale = 0.3 if "embedding" in name else p[0].numel() ** -0.5
+                if "out_proj" in name or "fc2" in name:
+                    scale *= 4  # else a tied head makes every token predict itself
                 p.copy_(torch.randn(p.shape, generator=generator) * scale)
+                if "embedding" in name:
+                    p[config["vocab_size"] :] = 0  # rows that only pad the matrix
             else:
                 p.copy_(1 + 0.1 * torch.randn(p.shape, generator=generator))
                 if name.endswith("bias"):

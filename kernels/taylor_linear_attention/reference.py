@@ -30,9 +30,10 @@ def n_features(feature_dim: int) -> int:
 
 @lru_cache(maxsize=32)
 def _pairs(feature_dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    a, b = torch.triu_indices(feature_dim, feature_dim, device=device)
-    factor = torch.ones(len(a), dtype=dtype, device=device).masked_fill_(a == b, 1 / sqrt(2))
-    return a, b, factor
+    with torch.inference_mode(False):  # kept beyond this call, which may be inference while a later one trains
+        a, b = torch.triu_indices(feature_dim, feature_dim, device=device)
+        factor = torch.ones(len(a), dtype=dtype, device=device).masked_fill_(a == b, 1 / sqrt(2))
+        return a, b, factor
 
 
 def taylor_features(x: Tensor, scale: float) -> Tensor:
