@@ -143,17 +143,15 @@ class Engine:
         Raises:
             ValueError: a job without context or continuation.
         """
-        for i, job in enumerate(jobs):
-            if not 1 <= job.context < len(job.tokens):
+        for i, wrong in enumerate(jobs):
+            if not 1 <= wrong.context < len(wrong.tokens):
                 raise ValueError(
-                    f"request {i} needs a context and a continuation; of its {len(job.tokens)} tokens "
-                    f"{job.context} are context"
+                    f"request {i} needs a context and a continuation; of its {len(wrong.tokens)} tokens "
+                    f"{wrong.context} are context"
                 )
         whole = self.model.shortest_split
         # The last token is predicted but never read.
-        roots = self._forest(
-            [Request(j.tokens[:-1], min(whole, j.context), j.context < whole, j.pads) for j in jobs]
-        )
+        roots = self._forest([Request(j.tokens[:-1], min(whole, j.context), j.context < whole, j.pads) for j in jobs])
         board = ScoreBoard(jobs, roots, self.model.logits, self.vocabulary)
         with self._bar("prompt tokens", total_tokens(roots)) as read:
             reader = ForestReader(self.model, self.meter, self.budget, board.visit, read.update)

@@ -22,7 +22,7 @@ from .memory import fit_slots
 from .scoring import Score
 from .tokenizer import decode, encode, load_tokenizer, tokenizer_hash
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("lm_eval.models.recall_evals")  # lm-eval shows what its own loggers say
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 
@@ -97,7 +97,9 @@ class BasedLM(TemplateLM):
                 "--model based reads every published architecture"
             )
         if left_pad and not isinstance(self.model, JRTModel):
-            raise ValueError(f"left_pad=true: {pretrained} is a {self.model.architecture} model; only JRT has this mode")
+            raise ValueError(
+                f"left_pad=true: {pretrained} is a {self.model.architecture} model; only JRT has this mode"
+            )
         self.tokenizer = load_tokenizer(tokenizer, pretrained, revision)
         rows = self.model.embedding.num_embeddings
         if len(self.tokenizer) > rows:

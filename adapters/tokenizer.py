@@ -65,3 +65,15 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """Text of the ids; special tokens are left out, as in lm-eval's own models."""
     return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def save_byte_tokenizer(file: str | Path) -> None:
+    """Write a tokenizer.json of the 256 bytes and <|endoftext|>: 257 tokens, for trying things without a download."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(file))

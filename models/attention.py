@@ -58,5 +58,3 @@ class AttentionModel(Decoder):
         if (kind := mixer_kind(self.settings.mixers[layer])) != "MHA":
             raise ConfigurationError(f"config.json: layer {layer} is {kind!r}, but an attention model has no mixers")
         return MHA(self.settings, layer)
-
-

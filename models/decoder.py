@@ -7,7 +7,7 @@ Module names are those of the published files, so that a state dict loads and sa
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ class Reading:
     Attributes:
         position: `[B]` tokens read before.
         token_position: `[T]` absolute position of each token.
-        packing: the batch's layout; None in a step, where T = B.
+        packing: the batch's layout; in a step one token a sequence.
         pads: `[T]` bool, JRT's left-pad mode.
     """
 
@@ -77,7 +77,8 @@ class GatedMLP(nn.Module):
     def __init__(self, config: DecoderConfig, hidden: int):
         super().__init__()
         self.alt = config.mlp_type == "alt"
-        self.activation = {"swiglu": F.silu, "geglu": F.gelu, "glu": torch.sigmoid}[config.activation]
+        activations: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu": F.gelu, "glu": torch.sigmoid}
+        self.activation = activations[config.activation]
         self.fc1 = Linear(config.d_model, hidden if self.alt else 2 * hidden, bias=config.fc1_bias)
         if self.alt:
             self.fc3 = Linear(config.d_model, hidden, bias=config.fc1_bias)
@@ -150,7 +151,6 @@ class Decoder(SequenceModel):
     def make_mixer(self, layer: int, shapes: Mapping[str, tuple[int, ...]]) -> Mixer: ...
 
     def tie(self) -> None:
-        """Make the head and the embedding one parameter, where they are tied."""
         if self.settings.tied:
             self.lm_head.weight = self.transformer.embeddings.word_embeddings.weight
 
@@ -161,7 +161,7 @@ class Decoder(SequenceModel):
     def logits(self, hidden: Tensor) -> Tensor:
         return self.lm_head(hidden)
 
-    def _blocks(self, tokens: Tensor, reading: Reading, mix: Any) -> Tensor:
+    def _blocks(self, tokens: Tensor, reading: Reading, mix: Callable[[int, Mixer, Tensor], Tensor]) -> Tensor:
         """The residual stream around `mix(layer, mixer, x)`."""
         hidden = self.transformer.embeddings(tokens, reading.token_position)
         stream: Tensor | None = None

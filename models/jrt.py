@@ -62,7 +62,7 @@ class JRTModel(BasedModel):
     def __init__(self, config: Mapping[str, Any], shapes: Shapes | None = None):
         super().__init__(config, shapes)
         self.shortest_split = max(
-            block.mixer.enc_length  # type: ignore[union-attr]
+            block.mixer.enc_length
             for block in self.transformer.layers
             if isinstance(block.mixer, PrefixLinearAttention)
         )
@@ -86,5 +86,3 @@ class JRTModel(BasedModel):
         """Fill a prompt up to enc_length as the published evaluation did; returns the tokens and which are pads."""
         missing = max(0, self.shortest_split - len(prompt))
         return [PAD_TOKEN] * missing + list(prompt), [True] * missing + [False] * len(prompt)
-
-

@@ -127,7 +127,9 @@ def _shift_norms(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             layer, which, kind = int(match[1]), match[2], match[3]
             if which == "1":
                 return f"transformer.layers.{layer}.norm2.{kind}"
-            return f"transformer.layers.{layer + 1}.norm1.{kind}" if layer + 1 < n_layers else f"transformer.ln_f.{kind}"
+            return (
+                f"transformer.layers.{layer + 1}.norm1.{kind}" if layer + 1 < n_layers else f"transformer.ln_f.{kind}"
+            )
         return name
 
     return {shifted(name): tensor for name, tensor in tensors.items()}

@@ -7,7 +7,7 @@ The state of a layer is the last d_conv - 1 inputs of the convolution and the sc
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -121,7 +121,6 @@ class MambaModel(SequenceModel):
         self.tie()
 
     def tie(self) -> None:
-        """Make the head and the embedding one parameter, where they are tied."""
         if self.tied:
             self.lm_head.weight = self.backbone.embedding.weight
 
@@ -132,7 +131,7 @@ class MambaModel(SequenceModel):
     def logits(self, hidden: Tensor) -> Tensor:
         return self.lm_head(hidden)
 
-    def _blocks(self, tokens: Tensor, mix: Any) -> Tensor:
+    def _blocks(self, tokens: Tensor, mix: Callable[[int, MambaMixer, Tensor], Tensor]) -> Tensor:
         hidden = self.backbone.embedding(tokens)
         wide = torch.promote_types(hidden.dtype, torch.float32) if self.residual_in_fp32 else hidden.dtype
         stream = hidden.to(wide)

@@ -28,6 +28,10 @@ class SequenceModel(nn.Module, ABC):
     shortest_split: int = 0
     config: dict[str, Any]
 
+    @abstractmethod
+    def tie(self) -> None:
+        """Make the head and the embedding one parameter, where the configuration ties them."""
+
     @property
     @abstractmethod
     def embedding(self) -> nn.Embedding: ...

@@ -90,8 +90,8 @@ def paired_bootstrap(
     No clusters: every sample is its own. Fewer than 2 clusters give NaN for all but the difference. With fewer than
     about 30, intervals are too narrow and p-values too small.
 
-    The same seed gives the same answer, up to rounding, whatever the order of rows and the names of clusters; swapping a
-    and b mirrors it, unless the difference is 0. Time grows with R * G, memory only with n + R.
+    The same seed gives the same answer, up to rounding, whatever the order of rows and the names of clusters;
+    swapping a and b mirrors it, unless the difference is 0. Time grows with R * G, memory only with n + R.
     ValueError also for the labels that `clustered_standard_error` refuses, resamples < 2, a confidence outside (0, 1).
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap"; the +1: Davison & Hinkley 1997, "Bootstrap
     Methods and their Application", ch. 4; whole clusters: Cameron & Miller 2015.

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from recall_evals.adapters.tokenizer import save_byte_tokenizer
 from recall_evals.models.loading import detect_architecture, model_class
 from recall_evals.models.sequence_model import SequenceModel
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 FIXTURES = ("attn_tiny", "based_tiny", "jrt_tiny", "mamba_tiny")
@@ -93,22 +94,12 @@ def tensors(model: SequenceModel) -> dict[str, Tensor]:
     return {name: t.clone() for name, t in model.state_dict().items()}
 
 
-def byte_tokenizer(file: Path) -> None:
-    """A tokenizer.json of the 256 bytes and <|endoftext|>: 257 tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|endoftext|>"])
-    tokenizer.save(str(file))
-
-
 def save(folder: Path, config: dict[str, Any], weights: dict[str, Tensor] | None = None, seed: int = 0) -> Path:
     """Write config.json, model.safetensors and a byte tokenizer; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     save_file(weights if weights is not None else tensors(build(config, seed)), folder / "model.safetensors")
-    byte_tokenizer(folder / "tokenizer.json")
+    save_byte_tokenizer(folder / "tokenizer.json")
     return folder
 
 

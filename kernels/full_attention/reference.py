@@ -45,9 +45,7 @@ def prefill(
         new_cache.append(full)
     keys, values = new_cache
     exact = q.device.type == "cpu"  # on a GPU the flash kernels want the model's own dtype
-    queries, k_, v_ = (
-        (x.to(sum_dtype(q)) if exact else x).transpose(1, 2) for x in (packing.pad(q), keys, values)
-    )
+    queries, k_, v_ = ((x.to(sum_dtype(q)) if exact else x).transpose(1, 2) for x in (packing.pad(q), keys, values))
     if cache is None:
         y = F.scaled_dot_product_attention(queries, k_, v_, is_causal=True, scale=scale)
     else:

@@ -43,9 +43,7 @@ def taylor_features(x: Tensor, scale: float) -> Tensor:
     return torch.cat([torch.ones_like(x[..., :1]), x, x[..., a] * x[..., b] * factor], dim=-1)
 
 
-def absorb(
-    k: Tensor, v: Tensor, scale: float, packing: Packing, chunk: int = CHUNK
-) -> tuple[Tensor, Tensor]:
+def absorb(k: Tensor, v: Tensor, scale: float, packing: Packing, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
     """The state of whole sequences without reading anything out: k `[T, H, d]`, v `[T, H, dv]` -> S, z."""
     wide = sum_dtype(k)
     k_, v_ = packing.pad(k).to(wide), packing.pad(v).to(wide)

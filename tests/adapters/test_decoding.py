@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from recall_evals.adapters.decoding import Generation, Sampling, greedy_choices
 
 

@@ -3,8 +3,9 @@
 import random
 
 import pytest
-import tiny
 import torch
+
+import tiny
 from recall_evals.adapters.decoding import Generation, Sampling
 from recall_evals.adapters.engine import Engine, most_states
 from recall_evals.adapters.scoring import Score
@@ -66,7 +67,12 @@ def alone(model, jobs):
 def test_generation_is_invariant(model):
     want = alone(model, jobs_for(1, 60, sampled=True))
     ties = 0
-    for slots, share, budget, shuffle in [(1, True, 8192, 0), (5, True, 64, 1), (16, True, 8192, 2), (7, False, 300, 3)]:
+    for slots, share, budget, shuffle in [
+        (1, True, 8192, 0),
+        (5, True, 64, 1),
+        (16, True, 8192, 2),
+        (7, False, 300, 3),
+    ]:
         jobs = jobs_for(1, 60, sampled=True)
         order = list(range(60))
         random.Random(shuffle).shuffle(order)
@@ -126,7 +132,10 @@ def test_greedy_continuations_are_recognised(model):
     machine.end = None
     machine.generate([job])
     answers = machine.score(
-        [Score(prompt + job.tokens, len(prompt)), Score(prompt + job.tokens[:-1] + [(job.tokens[-1] + 1) % 257], len(prompt))]
+        [
+            Score(prompt + job.tokens, len(prompt)),
+            Score(prompt + job.tokens[:-1] + [(job.tokens[-1] + 1) % 257], len(prompt)),
+        ]
     )
     assert [same for _, same in answers] == [True, False]
 
@@ -144,7 +153,10 @@ def test_ten_thousand_requests_never_hold_more_than_the_bound():
     model = tiny.build(tiny.changed(tiny.BASED, n_layer=3))
     rng = random.Random(0)
     pages = [[rng.randrange(257) for _ in range(rng.randint(5, 40))] for _ in range(900)]
-    jobs = [Generation(rng.choice(pages) + [rng.randrange(257) for _ in range(3)], [], rng.randint(1, 3)) for _ in range(10_000)]
+    jobs = [
+        Generation(rng.choice(pages) + [rng.randrange(257) for _ in range(3)], [], rng.randint(1, 3))
+        for _ in range(10_000)
+    ]
     machine = engine(model, 32)
     machine.generate(jobs)
     assert all(job.text is not None for job in jobs)

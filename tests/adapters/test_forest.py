@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from recall_evals.adapters import forest
 from recall_evals.adapters.forest import Request, build_forest, total_tokens, walk
 
@@ -56,7 +57,9 @@ def test_small_savings_are_left_out(sequences, smallest):
 @given(SEQUENCES, st.integers(1, 8), st.data())
 def test_what_must_be_read_whole_is_never_cut(sequences, whole, data):
     requests = [
-        Request(s, min(whole, len(s)), data.draw(st.booleans(), label="exact"), data.draw(st.integers(0, 1), label="pads"))
+        Request(
+            s, min(whole, len(s)), data.draw(st.booleans(), label="exact"), data.draw(st.integers(0, 1), label="pads")
+        )
         for s in sequences
     ]
     roots = build_forest(requests, data.draw(st.booleans(), label="share"))

@@ -4,11 +4,12 @@ import json
 
 import lm_eval
 import pytest
-import recall_evals.task_configs
-import tiny
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
+
+import recall_evals.task_configs
+import tiny
 from recall_evals.adapters.lm import AttentionLM, BasedLM, MambaLM
 from recall_evals.adapters.memory import parse_bytes, sequence_bytes
 from recall_evals.models.errors import ModelError
@@ -69,7 +70,9 @@ def test_rolling_loglikelihood_equals_lm_evals_hf(folders, hf):
 
 
 def test_generation_equals_lm_evals_hf(folders, hf):
-    arguments = [(stem * n, {"until": [stop], "max_gen_toks": 12}) for stem in STEMS for n in (1, 9) for stop in "e t".split()]
+    arguments = [
+        (stem * n, {"until": [stop], "max_gen_toks": 12}) for stem in STEMS for n in (1, 9) for stop in ["e", "t"]
+    ]
     got = ask(MambaLM(str(folders["mamba"]), max_length=64, batch_size=5), "generate_until", arguments)
     assert got == ask(hf, "generate_until", arguments)
 
@@ -77,7 +80,9 @@ def test_generation_equals_lm_evals_hf(folders, hf):
 @pytest.mark.parametrize("name", sorted(tiny.CONFIGS))
 def test_texts_and_scores_do_not_depend_on_the_batch(folders, name):
     generate = [(stem * n, {"until": ["\n", "e"], "max_gen_toks": 9}) for stem in STEMS for n in (1, 2, 3)]
-    generate += [(s, {"until": [], "max_gen_toks": 9, "do_sample": True, "temperature": 4.0, "top_k": 60}) for s in STEMS * 2]
+    generate += [
+        (s, {"until": [], "max_gen_toks": 9, "do_sample": True, "temperature": 4.0, "top_k": 60}) for s in STEMS * 2
+    ]
     score = [(stem, ending) for stem in STEMS for ending in ENDINGS]
     first = None
     for batch, options in ((1, {}), (16, {}), (5, {"share_prefixes": False}), ("auto", {"prefill_tokens": 40})):
@@ -93,7 +98,10 @@ def test_texts_and_scores_do_not_depend_on_the_batch(folders, name):
 
 
 def test_jrt_left_pad_mode_reads_pads_as_the_published_runs_did(folders):
-    arguments = [("ab", {"until": ["\n"], "max_gen_toks": 6}), ("longer than the encoder's window", {"until": [], "max_gen_toks": 6})]
+    arguments = [
+        ("ab", {"until": ["\n"], "max_gen_toks": 6}),
+        ("longer than the encoder's window", {"until": [], "max_gen_toks": 6}),
+    ]
     padded = BasedLM(str(folders["jrt"]), left_pad=True)
     texts = ask(padded, "generate_until", arguments)
     model = padded.model
@@ -111,11 +119,19 @@ def test_jrt_left_pad_mode_reads_pads_as_the_published_runs_did(folders):
 def test_long_prompts_are_cut_on_the_left_and_counted(folders):
     long = "abcdefgh" * 20
     lm = BasedLM(str(folders["based"]), max_length=64)
-    got = ask(lm, "generate_until", [(long, {"until": [], "max_gen_toks": 14}), (long[-50:], {"until": [], "max_gen_toks": 14})])
+    got = ask(
+        lm,
+        "generate_until",
+        [(long, {"until": [], "max_gen_toks": 14}), (long[-50:], {"until": [], "max_gen_toks": 14})],
+    )
     assert got[0] == got[1], "the last 64 - 14 tokens are kept"
     assert lm.get_model_info()["truncated_prompts"] == 1
     with pytest.raises(ValueError, match="request 0: a prompt of 160 tokens does not fit the 50"):
-        ask(BasedLM(str(folders["based"]), max_length=64, truncation="error"), "generate_until", [(long, {"max_gen_toks": 14})])
+        ask(
+            BasedLM(str(folders["based"]), max_length=64, truncation="error"),
+            "generate_until",
+            [(long, {"max_gen_toks": 14})],
+        )
 
 
 def test_through_simple_evaluate_with_results_and_cache(folders, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from recall_evals.kernels.full_attention import reference as full_attention
 from recall_evals.kernels.linear.reference import linear
 from recall_evals.kernels.packing import Packing
@@ -10,7 +12,6 @@ from recall_evals.kernels.selective_scan import reference as selective_scan
 from recall_evals.kernels.short_convolution import reference as short_convolution
 from recall_evals.kernels.sliding_window_attention import reference as sliding
 from recall_evals.kernels.taylor_linear_attention import reference as taylor
-from torch import Tensor
 
 LENGTHS = [5, 1, 300, 17, 128]
 TIGHT = {"rtol": 0.0, "atol": 1e-10}
@@ -108,15 +109,11 @@ def test_windowed_and_full_attention(window):
     torch.testing.assert_close(got, torch.cat(want), **TIGHT)
 
     heads = [n // 2 for n in lengths]
-    _, state = prefill(
-        [torch.cat([x[:n] for x, n in zip(p, heads, strict=True)]) for p in parts], heads, start, None
-    )
+    _, state = prefill([torch.cat([x[:n] for x, n in zip(p, heads, strict=True)]) for p in parts], heads, start, None)
     sizes = [n - h - 1 for n, h in zip(lengths, heads, strict=True)]
     rest = [torch.cat([x[h:-1] for x, h in zip(p, heads, strict=True)]) for p in parts]
     y, state = prefill(rest, sizes, torch.tensor(heads), state)
-    torch.testing.assert_close(
-        y, torch.cat([w[h:-1] for w, h in zip(want, heads, strict=True)]), **TIGHT
-    )
+    torch.testing.assert_close(y, torch.cat([w[h:-1] for w, h in zip(want, heads, strict=True)]), **TIGHT)
     position = torch.tensor(lengths) - 1
     last = [torch.stack([x[-1] for x in p]) for p in parts]
     if window is None:

@@ -3,11 +3,12 @@
 import json
 
 import pytest
-import tiny
 import torch
+from safetensors.torch import load_file, save_file
+
+import tiny
 from recall_evals.models import load_model
 from recall_evals.models.errors import CheckpointError, ConfigurationError
-from safetensors.torch import load_file, save_file
 
 FLOAT32 = {"attn_tiny": 2e-4, "based_tiny": 2e-4, "jrt_tiny": 2e-4, "mamba_tiny": 1.5e-3}
 

@@ -1,8 +1,9 @@
 """What every architecture owes the engine: prefill + step = forward, fork = no fork, packed = one by one."""
 
 import pytest
-import tiny
 import torch
+
+import tiny
 from recall_evals.models import State
 
 BOUND = {"rtol": 0.0, "atol": 1e-5}

@@ -1,0 +1,51 @@
+"""The command `recall-evals`: one subcommand an activity, each in a module of its own, imported when it runs."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from .. import __version__
+
+app = typer.Typer(
+    help="How well language models use what stands in their context, and what that costs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"recall-evals {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """How well language models use what stands in their context, and what that costs."""
+
+
+class _HandedOn(TyperCommand):
+    """A command that parses none of its arguments, `--help` and `--` included."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.args = args
+        return args
+
+
+@app.command(cls=_HandedOn, options_metavar="[LM-EVAL'S FLAGS]")
+def run(context: typer.Context) -> None:
+    """Evaluate a model: `lm-eval run` with its own flags, and with our models and tasks wherever they are installed."""
+    from lm_eval.__main__ import cli_evaluate
+
+    from ..adapters.lm_eval_discovery import install
+
+    install()  # no interpreter reads the .pth of a `pip install --target`
+    sys.argv = ["lm-eval", "run", *context.args]
+    cli_evaluate()
