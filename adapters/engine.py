@@ -129,7 +129,7 @@ class Engine:
                 began = time.perf_counter()
                 scores = self.model.step(torch.tensor(latest, dtype=torch.int64, device=self.model.device), slots)
                 accept(active, [job for job in running if job is not None], scores[active])
-                self.meter.decode_steps += 1
+                self.meter.decoded_tokens += len(active)
                 self.meter.decode_seconds += time.perf_counter() - began
 
     @torch.inference_mode()

@@ -55,6 +55,7 @@ class BasedLM(TemplateLM):
         prefill_tokens: most tokens in one packed prefill.
         left_pad: JRT only: fill prompts shorter than the encoder with pads, as the published evaluation did.
         seed: of sampling; default: lm-eval's --seed.
+        trust_remote_code: what lm-eval's flag adds for its data sets; no code is ever taken from a checkpoint.
 
     Raises:
         ModelError: a checkpoint that can't be used, or of another architecture than `demanded`.
@@ -80,6 +81,7 @@ class BasedLM(TemplateLM):
         prefill_tokens: int = 8192,
         left_pad: bool = False,
         seed: int | None = None,
+        trust_remote_code: bool = False,
     ):
         super().__init__()
         if dtype not in DTYPES:

@@ -12,7 +12,8 @@ class Meter:
 
     Attributes:
         prompt_tokens, prompt_tokens_computed: asked for, and read after sharing.
-        generated_tokens, decode_steps; prefill_seconds, decode_seconds: wall time.
+        generated_tokens: all; decoded_tokens: those that took a decoding step (not the first after a prompt).
+        prefill_seconds, decode_seconds: wall time.
         truncated: prompts that were cut on the left to fit the context.
         near_ties: greedy choices whose lead over the second best was below `decoding.NEAR_TIE`.
         live_states, live_bytes, peak_states, peak_bytes: rows of all states, and bytes of their tensors, that are
@@ -23,7 +24,7 @@ class Meter:
     prompt_tokens: int = 0
     prompt_tokens_computed: int = 0
     generated_tokens: int = 0
-    decode_steps: int = 0
+    decoded_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     truncated: int = 0
@@ -61,5 +62,5 @@ class Meter:
 
     @property
     def decode_rate(self) -> float | None:
-        """Tokens generated per second of decoding; None before any was."""
-        return self.generated_tokens / self.decode_seconds if self.decode_seconds else None
+        """Tokens decoded per second, all slots together; None before any was."""
+        return self.decoded_tokens / self.decode_seconds if self.decode_seconds else None

@@ -56,10 +56,12 @@ class Environment:
         """Run a script of the environment (or "python") offline in `home`, with `variables` in its environment."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "RECALL_EVALS", "HF_"))}
         offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(self.folder / "hf"), "CUDA_VISIBLE_DEVICES": ""}
+        # Two OpenMP threads that share their cores with another process wait for each other most of the time.
+        threads = {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [self.folder / "bin" / command[0], *command[1:]],
             cwd=self.home,
-            env=inherited | offline | variables,
+            env=inherited | offline | threads | variables,
             capture_output=True,
             text=True,
             timeout=300,
