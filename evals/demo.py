@@ -18,6 +18,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 def main() -> None:
     """Evaluate a random model on the documents at hand; arguments are handed on to lm-eval."""
+    # A model this small gains nothing from a second thread, and loses much where another process has its core.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from ..adapters.tokenizer import save_byte_tokenizer
     from ..models.random_model import save_random_model
 

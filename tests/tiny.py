@@ -12,41 +12,15 @@ from torch import Tensor
 
 from recall_evals.adapters.tokenizer import save_byte_tokenizer
 from recall_evals.models.loading import detect_architecture, model_class
+from recall_evals.models.random_model import random_config
 from recall_evals.models.sequence_model import SequenceModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 FIXTURES = ("attn_tiny", "based_tiny", "jrt_tiny", "mamba_tiny")
 
-BASED: dict[str, Any] = {
-    "model_type": "gpt2",
-    "vocab_size": 257,
-    "pad_vocab_size_multiple": 8,
-    "n_positions": 0,
-    "n_embd": 64,
-    "n_layer": 4,
-    "n_head": 4,
-    "n_inner": 128,
-    "activation_function": "swiglu",
-    "layer_norm_epsilon": 1e-5,
-    "initializer_range": 0.15,
-    "rms_norm": True,
-    "residual_in_fp32": True,
-    "mlp_fc1_bias": False,
-    "mlp_fc2_bias": False,
-    "qkv_proj_bias": False,
-    "out_proj_bias": False,
-    "rotary_emb_fraction": 1,
-    "mixer": {"_target_": "based.models.mixers.convolution.BaseConv", "expand_proj": 4, "kernel_sizes": 3},
-    "alt_mixer_layers": [1],
-    "alt_mixer": {
-        "_target_": "based.models.mixers.linear_attention.LinearAttention",
-        "feature_dim": 16,
-        "num_heads": 4,
-        "feature_map": {"_target_": "based.models.mixers.linear_attention.TaylorExp", "input_dim": 16},
-    },
-    "alt_mixer_2_layers": [2],
-    "alt_mixer_2": {"_target_": "based.models.mixers.slide_attention.SlidingAttention", "window_size": 16},
-}
+BASED = random_config(257) | {"n_layer": 4, "layer_norm_epsilon": 1e-5}
+BASED["mixer"]["kernel_sizes"] = 3
+BASED["alt_mixer_2"]["window_size"] = 16
 ATTENTION = {k: v for k, v in BASED.items() if "mixer" not in k} | {"n_layer": 2, "rotary_emb_fraction": 0.5}
 JRT = BASED | {
     "alt_mixer": {
