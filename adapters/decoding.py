@@ -42,7 +42,7 @@ class Sampling:
         kept, ids = scores.double().sort(descending=True, stable=True)
         if self.top_k:
             kept, ids = kept[: self.top_k], ids[: self.top_k]
-        p = (kept / self.temperature).softmax(-1)
+        p = ((kept - kept[0]) / self.temperature).softmax(-1)
         cumulative = p.cumsum(-1)
         if self.top_p < 1:
             n = int((cumulative - p < self.top_p).sum())
@@ -62,6 +62,7 @@ class Generation:
         seed: of the request's own random numbers: the run's seed, the prompt and how often it was asked before, so
             that a sample depends on nothing but the request.
         pads: leading tokens of the prompt that are pads (JRT's left-pad mode).
+        ends: ids that end the answer, as `end` of the engine does: stop texts that are special tokens.
     """
 
     prompt: Sequence[int]
@@ -70,6 +71,7 @@ class Generation:
     sampling: Sampling = field(default_factory=Sampling)
     seed: Sequence[int | str] = (0,)
     pads: int = 0
+    ends: frozenset[int] = frozenset()
     tokens: list[int] = field(default_factory=list)
     text: str | None = None  # the answer, once finished
     near_ties: int = 0
@@ -95,7 +97,7 @@ class Generation:
         A stop text may straddle tokens, and a token may hold part of a character, so the text of the last tokens is
         looked at as a whole: enough of them for the longest stop, counting four bytes a character.
         """
-        if token == end:
+        if token == end or token in self.ends:
             self.text = self._cut(decode(self.tokens))
             return True
         self.tokens.append(token)

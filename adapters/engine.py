@@ -79,7 +79,9 @@ class Engine:
             ValueError: an empty prompt.
         """
         if empty := [i for i, job in enumerate(jobs) if not job.prompt]:
-            raise ValueError(f"request {empty[0]} has an empty prompt ({len(empty)} such requests)")
+            raise ValueError(
+                f"request {empty[0]} has an empty prompt ({len(empty)} such requests); leave its document out"
+            )
         whole = self.model.shortest_split
         roots = self._forest([Request(j.prompt, min(whole, len(j.prompt)), pads=j.pads) for j in jobs])
         with self._bar("prompt tokens", total_tokens(roots)) as read, self._bar("generated tokens", None) as made:
@@ -127,9 +129,11 @@ class Engine:
                     running, latest = [running[r] for r in active], [latest[r] for r in active]
                     continue
                 began = time.perf_counter()
+                slots.position[free] = 0  # an idle slot is stepped too, and must not grow what grows with a sequence
                 scores = self.model.step(torch.tensor(latest, dtype=torch.int64, device=self.model.device), slots)
                 accept(active, [job for job in running if job is not None], scores[active])
                 self.meter.decoded_tokens += len(active)
+                self.meter.measure()
                 self.meter.decode_seconds += time.perf_counter() - began
 
     @torch.inference_mode()
@@ -185,11 +189,15 @@ class _Ends:
         return self._next < len(self._ends)
 
     def take(self, n: int, kept: int) -> tuple[list[tuple[Node, int]], set[Node]]:
-        """The next n ends, and of the prefixes that the ends after them share with the last the `kept` longest."""
+        """The next n ends, and of the prefixes that the ends after them share with the last at most `kept`.
+
+        The deepest comes first: the next end goes on from there. Then those with the most tokens of their own.
+        """
         group = self._ends[self._next : self._next + n]
         self._next += len(group)
         if not self:
             return group, set()
         ahead = set(self._ends[self._next][0].path())
         shared = [node for node in group[-1][0].path() if node in ahead]
-        return group, set(sorted(shared, key=lambda node: -len(node.tokens))[:kept])
+        longest = sorted(shared[:-1], key=lambda node: -len(node.tokens))
+        return group, set((shared[-1:] + longest)[:kept])

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -47,6 +47,7 @@ class BasedLM(TemplateLM):
         dtype: float32 (default), bfloat16, float16 or float64.
         device: a torch device; cuda (lm-eval's default) falls back to cpu, saying so, where there is none.
         batch_size: sequences decoded at once, or `auto`: as many as `state_memory` holds, at most `max_batch_size`.
+            Shared prefixes and forks come on top: `engine.most_states` bounds the states alive (45 for 16).
         state_memory: bytes (or 2GB, 512MiB) that all live states may take; lowers the batch size where needed.
         max_length: context in tokens; longer prompts are cut on the left, counted and reported.
         max_gen_toks: tokens to generate where a task names no number.
@@ -102,18 +103,28 @@ class BasedLM(TemplateLM):
             raise ValueError(
                 f"left_pad=true: {pretrained} is a {self.model.architecture} model; only JRT has this mode"
             )
-        self.tokenizer = load_tokenizer(tokenizer, pretrained, revision)
+        # From the same commit as the weights, even if the branch moves on meanwhile.
+        self.tokenizer = load_tokenizer(tokenizer, pretrained, self.checkpoint.revision)
         rows = self.model.embedding.num_embeddings
         if len(self.tokenizer) > rows:
             raise ValueError(
                 f"the tokenizer has {len(self.tokenizer)} tokens, the embedding of {pretrained} {rows} rows; "
                 "give tokenizer=<the one it was trained with>"
             )
+        positions = self.model.config.get("n_positions") or max_length
+        if max_length > positions and self.model.architecture != "mamba":
+            raise ValueError(
+                f"max_length={max_length}, but {pretrained} has learned positions for {positions} tokens; "
+                f"give max_length={positions}"
+            )
+        if left_pad and max_length <= self.model.shortest_split:
+            raise ValueError(f"left_pad=true fills prompts up to {self.model.shortest_split} tokens: raise max_length")
         self.max_length, self.max_gen_toks = max_length, max_gen_toks
         self.truncation, self.left_pad = truncation, left_pad
         self.seed = torch.initial_seed() if seed is None else seed
         self.slots = fit_slots(self.model, batch_size, max_batch_size, state_memory, max_length)
         self.batch_sizes = {"slots": self.slots}
+        self._special = frozenset(self.tokenizer.all_special_tokens)
         self.engine = Engine(
             self.model,
             slots=self.slots,
@@ -159,8 +170,10 @@ class BasedLM(TemplateLM):
             name = json.dumps([request.args[0], kwargs], sort_keys=True, default=str)
             seen[name] += 1
             tokens, pads = self._fit(ids, self.max_length - limit, i)
+            special = {self.tokenizer.convert_tokens_to_ids(stop) for stop in kwargs["until"] if stop in self._special}
+            seed = (self.seed, seen[name])
             jobs.append(
-                Generation(tokens, kwargs["until"], limit, self._sampling(kwargs), (self.seed, seen[name]), pads)
+                Generation(tokens, kwargs["until"], limit, self._sampling(kwargs), seed, pads, ends=frozenset(special))
             )
 
         def finished(i: int) -> None:
@@ -174,47 +187,70 @@ class BasedLM(TemplateLM):
     def _sampling(kwargs: dict[str, Any]) -> Sampling:
         if not kwargs.get("do_sample"):
             return Sampling()
-        top_p = float(kwargs.get("top_p") or 1.0)
-        return Sampling(float(kwargs.get("temperature") or 0.0), int(kwargs.get("top_k") or 0), top_p)
+        temperature = kwargs.get("temperature")
+        return Sampling(
+            1.0 if temperature is None else float(temperature),
+            int(kwargs.get("top_k") or 0),
+            min(1.0, float(kwargs.get("top_p") or 1.0)),  # 0, and 1 or more, are off
+        )
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         self.engine.quiet = bool(kwargs.get("disable_tqdm"))
-        jobs = []
-        for i, (_, context, continuation) in enumerate(requests):
+
+        def finished(i: int, answer: tuple[float, bool]) -> None:
+            self.cache_hook.add_partial("loglikelihood", requests[i][0], answer)
+
+        return self._score([(context, continuation) for _, context, continuation in requests], finished)
+
+    def _score(
+        self, pairs: Sequence[tuple[list[int], list[int]]], finished: Callable[[int, tuple[float, bool]], None]
+    ) -> list[tuple[float, bool]]:
+        answers: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)  # of an empty continuation
+        jobs, owners = [], []
+        for i, (context, continuation) in enumerate(pairs):
+            if not continuation:
+                continue
             if len(continuation) > self.max_length:
                 raise ValueError(
                     f"request {i}: a continuation of {len(continuation)} tokens does not fit max_length="
                     f"{self.max_length}; raise max_length"
                 )
+            # A context may come out empty: lm-eval moves the spaces at its end to the continuation.
+            context = context or [self.prefix_token_id]
             tokens, pads = self._fit(context, self.max_length + 1 - len(continuation), i)
             jobs.append(Score(tokens + continuation, len(tokens), pads))
+            owners.append(i)
 
-        def finished(i: int, answer: tuple[float, bool]) -> None:
-            if requests[i][0] is not None:
-                self.cache_hook.add_partial("loglikelihood", requests[i][0], answer)
+        def done(job: int, answer: tuple[float, bool]) -> None:
+            answers[owners[job]] = answer
+            finished(owners[job], answer)
 
-        answers = self.engine.score(jobs, finished)
+        self.engine.score(jobs, done)
         self._report()
         return answers
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts in windows of `max_length`, each token predicted once (lm-eval's windows)."""
+        self.engine.quiet = disable_tqdm
         windows, owners = [], []
         for i, request in enumerate(requests):
             for pair in get_rolling_token_windows(
                 self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, 1
             ):
-                context, continuation = make_disjoint_window(pair)
-                windows.append((None, context, continuation))
+                windows.append(make_disjoint_window(pair))
                 owners.append(i)
-        totals = [0.0] * len(requests)
-        answers = self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm)  # type: ignore[arg-type]
-        for i, (value, _) in zip(owners, answers, strict=True):
-            totals[i] += value
-        for request, total in zip(requests, totals, strict=True):
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        totals, missing = [0.0] * len(requests), Counter(owners)
+
+        def finished(window: int, answer: tuple[float, bool]) -> None:
+            i = owners[window]
+            totals[i] += answer[0]
+            missing[i] -= 1
+            if not missing[i]:
+                self.cache_hook.add_partial("loglikelihood_rolling", requests[i].args, totals[i])
+
+        self._score(windows, finished)
         return totals
 
     def _fit(self, ids: list[int], room: int, request: int) -> tuple[list[int], int]:

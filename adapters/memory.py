@@ -60,12 +60,13 @@ def fit_slots(
     else:
         return slots
     size = sequence_bytes(model, max_length)
+    slots = max(1, min(slots, memory // size))
     while slots > 1 and most_states(slots) * size > memory:
         slots -= 1
     if most_states(slots) * size > memory:
         raise ValueError(
             f"one sequence at a time needs {most_states(1)} states of {size:,} bytes (at max_length={max_length}), "
-            f"more than the {memory:,} bytes of state_memory"
+            f"more than the {memory:,} bytes {'of state_memory' if state_memory else 'a quarter of the free memory is'}"
         )
     return slots
 
@@ -73,4 +74,7 @@ def fit_slots(
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        raise ValueError("this system does not tell its free memory: with batch_size=auto give state_memory") from None

@@ -1,7 +1,7 @@
 """What a run did and held, measured."""
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..models.state import State
 
@@ -16,8 +16,7 @@ class Meter:
         prefill_seconds, decode_seconds: wall time.
         truncated: prompts that were cut on the left to fit the context.
         near_ties: greedy choices whose lead over the second best was below `decoding.NEAR_TIE`.
-        live_states, live_bytes, peak_states, peak_bytes: rows of all states, and bytes of their tensors, that are
-            alive now and that were at most.
+        peak_states, peak_bytes: most rows of states, and bytes of their tensors, that were alive at once.
         longest_prompt, state_bytes: the longest prompt read, and the bytes of one sequence's state after it.
     """
 
@@ -29,26 +28,29 @@ class Meter:
     decode_seconds: float = 0.0
     truncated: int = 0
     near_ties: int = 0
-    live_states: int = 0
-    live_bytes: int = 0
     peak_states: int = 0
     peak_bytes: int = 0
     longest_prompt: int = 0
     state_bytes: int = 0
+    _live: dict[int, weakref.ref[State]] = field(default_factory=dict)
 
     def hold(self, state: State) -> State:
         """Count a state for as long as it is alive."""
-        rows, size = len(state), state.nbytes
-        self.live_states += rows
-        self.live_bytes += size
-        self.peak_states = max(self.peak_states, self.live_states)
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
-        weakref.finalize(state, self._release, rows, size)
+        self._live[id(state)] = weakref.ref(state)
+        weakref.finalize(state, self._live.pop, id(state), None)
+        self.measure()
         return state
 
-    def _release(self, rows: int, size: int) -> None:
-        self.live_states -= rows
-        self.live_bytes -= size
+    def measure(self) -> None:
+        """Look at the live states as they are now: some grow while they are held."""
+        states = [state for reference in list(self._live.values()) if (state := reference()) is not None]
+        self.peak_states = max(self.peak_states, sum(len(state) for state in states))
+        self.peak_bytes = max(self.peak_bytes, sum(state.nbytes for state in states))
+
+    @property
+    def live_states(self) -> int:
+        """Rows of all states that are alive."""
+        return sum(len(state) for reference in self._live.values() if (state := reference()) is not None)
 
     def measure_state(self, state: State, row: int, prompt: int) -> None:
         """Remember the size of one sequence's state if its prompt is the longest so far."""

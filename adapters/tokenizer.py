@@ -1,12 +1,17 @@
 """Text to token ids and back: the checkpoint's own tokenizer, or GPT-2's, which every published checkpoint uses."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..models.checkpoint import fetch_from_hub
+
 PUBLISHED_TOKENIZER = "openai-community/gpt2"
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+
+log = logging.getLogger("lm_eval.models.recall_evals")
 
 
 def load_tokenizer(source: str | Path | None, pretrained: str | Path, revision: str | None = None) -> Any:
@@ -18,30 +23,29 @@ def load_tokenizer(source: str | Path | None, pretrained: str | Path, revision: 
         pretrained, revision: the model, as given to `load_model`.
 
     Raises:
-        ValueError: a folder without tokenizer.json.
+        ValueError: a folder without a tokenizer.
         OSError: a hub id that can't be read.
     """
     if source is not None:
         return _read(source, None)
-    if Path(pretrained).expanduser().is_dir():
-        return _read(pretrained if (Path(pretrained).expanduser() / FILES[0]).is_file() else PUBLISHED_TOKENIZER, None)
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        hf_hub_download(str(pretrained), FILES[0], revision=revision)
-    except EntryNotFoundError:
-        return _read(PUBLISHED_TOKENIZER, None)
-    return _read(pretrained, revision)
+    folder = Path(pretrained).expanduser()
+    if folder.is_dir():
+        own = [name for name in FILES if (folder / name).is_file()]
+    else:
+        own = [name for name in FILES if fetch_from_hub(str(pretrained), name, revision) is not None]
+    if own:
+        return _read(pretrained, revision)
+    log.info("%s has no tokenizer of its own: taking GPT-2's, as the published checkpoints do", pretrained)
+    return _read(PUBLISHED_TOKENIZER, None)
 
 
 def _read(source: str | Path, revision: str | None) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     path = Path(source).expanduser()
-    if path.is_dir() and not (path / FILES[0]).is_file():
-        raise ValueError(f"{path}: no {FILES[0]}; give tokenizer=<folder, tokenizer.json or hub id>")
-    if path.is_file() or (path.is_dir() and not (path / FILES[1]).is_file()):
+    if path.is_dir() and not any((path / name).is_file() for name in FILES):
+        raise ValueError(f"{path}: no tokenizer; give tokenizer=<folder, tokenizer.json or hub id>")
+    if path.is_file() or ((path / FILES[0]).is_file() and not (path / FILES[1]).is_file()):
         file = path if path.is_file() else path / FILES[0]
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file))
         if tokenizer.eos_token is None and "<|endoftext|>" in tokenizer.get_vocab():

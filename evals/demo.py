@@ -62,10 +62,12 @@ def evaluate(model: Path, tasks: list[str], output: Path, options: list[str]) ->
     cli_evaluate()
     measured = json.loads(next(output.rglob("results_*.json")).read_text(encoding="utf-8"))["config"]
     asked, computed = measured["prompt_tokens"], measured["prompt_tokens_computed"]
+    if not computed:
+        return  # every answer came from --use_cache
     print(
         f"{computed:,} of {asked:,} prompt tokens were computed ({computed / asked:.1%}): documents that several "
-        f"prompts share are read once.\nState of one sequence: {measured['state_bytes']:,} bytes, after 1 token as "
-        f"after {measured['longest_prompt']:,}. Prefill {measured['prefill_tokens_per_second']:,.0f} tokens/s, "
+        f"prompts share are read once.\nState of one sequence after {measured['longest_prompt']:,} tokens: "
+        f"{measured['state_bytes']:,} bytes. Prefill {measured['prefill_tokens_per_second']:,.0f} tokens/s, "
         f"decoding {measured['decode_tokens_per_second']:,.0f} tokens/s.\n"
         "Trained weights: lm_eval --model based --model_args pretrained=<folder or hub id> --tasks fda,swde"
     )

@@ -71,6 +71,7 @@ class LinearAttention(Mixer):
         name = str(feature_map.get("_target_", "TaylorExp")).rsplit(".", 1)[-1]
         if name != "TaylorExp":
             raise ConfigurationError(f"config.json: feature map {name!r} is unknown; supported: TaylorExp")
+        # `scale_dim` is a field of the JRT code base; the others say `feature_map.input_dim`.
         scale_dim = mixer.get("scale_dim") or feature_map.get("input_dim") or self.feature_dim
         self.scale = scale_dim**-0.5
         self.proj_q = Linear(config.d_model, self.heads * self.feature_dim, bias=False)

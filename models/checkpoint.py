@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,20 +76,37 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     if folder.exists() or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise CheckpointError(f"{source}: no such folder (a hub id has the form owner/name)")
 
+    config_file = fetch_from_hub(text, "config.json", revision)
+    if config_file is None:
+        raise CheckpointError(f"{source}: the hub's repository has no config.json")
+    # .../snapshots/<commit>/config.json: everything else is taken from that commit, even if the branch moves on.
+    commit = config_file.parent.name
+    return _collect(text, lambda name: fetch_from_hub(text, name, commit), commit)
+
+
+def fetch_from_hub(repository: str, name: str, revision: str | None) -> Path | None:
+    """A file of a repository, from the cache or the hub.
+
+    None where there is none; without a hub to ask that is where the cache has none.
+
+    Raises:
+        CheckpointError: config.json is not in the cache and the hub can't be asked.
+        huggingface_hub errors: no such repository or revision.
+    """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    def fetch(name: str) -> Path | None:
-        try:
-            return Path(hf_hub_download(text, name, revision=revision))
-        except EntryNotFoundError as error:
-            if type(error) is not EntryNotFoundError and "Local" in type(error).__name__:
-                raise  # not in the cache and the hub can't be asked: that is not the same as absent
-            return None
-
-    found = _collect(text, fetch, None)
-    # .../snapshots/<commit>/config.json
-    return Checkpoint(text, found.config_file, found.weight_files, found.config_file.parent.name)
+    try:
+        return Path(hf_hub_download(repository, name, revision=revision))
+    except LocalEntryNotFoundError as error:
+        if name == "config.json":
+            raise CheckpointError(
+                f"{repository}: there is no such folder, it is not in the hub's cache, and the hub could not be asked; "
+                "check the name, the connection or HF_HUB_OFFLINE"
+            ) from error
+        return None
+    except EntryNotFoundError:
+        return None
 
 
 def _collect(source: str, fetch: Any, revision: str | None) -> Checkpoint:
@@ -107,7 +125,8 @@ def _collect(source: str, fetch: Any, revision: str | None) -> Checkpoint:
             if missing := [s for s, f in zip(shards, files, strict=True) if f is None]:
                 raise CheckpointError(f"{index} names shards that are missing: {', '.join(missing)}")
             return Checkpoint(source, config_file, files, revision)
-    raise CheckpointError(f"{source}: no weights; looked for {', '.join(WEIGHTS)} and their .index.json")
+    where = "" if revision is None else " in the hub's repository (or, offline, in its cache)"
+    raise CheckpointError(f"{source}: no weights{where}; looked for {', '.join(WEIGHTS)} and their .index.json")
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -120,7 +139,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file}: not a readable safetensors file ({error}); download it again") from error
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(f"{file}: refused or unreadable ({error})") from error
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):

@@ -23,6 +23,7 @@ from .sequence_model import SequenceModel
 from .state import State
 
 LayerState = dict[str, Tensor]
+ROW_NAMES = ("transformer.embeddings.word_embeddings.weight", "lm_head.weight")
 
 
 @dataclass
@@ -138,6 +139,10 @@ class Decoder(SequenceModel):
         self.config = dict(config)
         self.settings = DecoderConfig.from_published(config)
         shapes = shapes or {}
+        # Padding varies between releases: the file tells how many rows there really are.
+        rows = next((shapes[n][0] for n in ROW_NAMES if shapes.get(n)), 0)
+        if rows >= self.settings.vocab_size:
+            self.settings.padded_vocab = rows
         blocks = []
         for i in range(self.settings.n_layers):
             fc2 = shapes.get(f"transformer.layers.{i}.mlp.fc2.weight")

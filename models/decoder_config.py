@@ -11,6 +11,11 @@ from typing import Any
 
 from .errors import ConfigurationError
 
+SIZES = frozenset(
+    ("n_embd", "n_head", "n_layer", "n_inner", "vocab_size", "pad_vocab_size_multiple", "enc_length")
+    + ("d_model", "d_state", "d_conv", "expand")
+)
+
 
 def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
@@ -25,6 +30,8 @@ def get_field(config: Mapping[str, Any], name: str, kind: type | tuple[type, ...
         return default
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
         raise ConfigurationError(f"config.json: field {name!r} must be {kind}, got {value!r}")
+    if name in SIZES and isinstance(value, int | float) and value < 1:
+        raise ConfigurationError(f"config.json: field {name!r} must be >= 1, got {value!r}")
     return value
 
 

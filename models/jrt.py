@@ -31,6 +31,8 @@ PAD_TOKEN = 220  # a space in the GPT-2 vocabulary
 class PrefixLinearAttention(LinearAttention):
     def __init__(self, config: DecoderConfig, mixer: Mapping[str, Any], enc_length: int):
         super().__init__(config, mixer)
+        if self.gamma is not None:
+            raise ConfigurationError("config.json: PrefixLinearAttention with a decay is no published model")
         self.enc_length = enc_length
         self.proj_k_enc = Linear(config.d_model, self.heads * self.feature_dim, bias=False)
         self.proj_v_enc = Linear(config.d_model, self.heads * self.head_dim, bias=False)
@@ -61,11 +63,11 @@ class JRTModel(BasedModel):
 
     def __init__(self, config: Mapping[str, Any], shapes: Shapes | None = None):
         super().__init__(config, shapes)
-        self.shortest_split = max(
-            block.mixer.enc_length
-            for block in self.transformer.layers
-            if isinstance(block.mixer, PrefixLinearAttention)
-        )
+        mixers = [block.mixer for block in self.transformer.layers]
+        lengths = [mixer.enc_length for mixer in mixers if isinstance(mixer, PrefixLinearAttention)]
+        if not lengths:
+            raise ConfigurationError("config.json: PrefixLinearAttention is named, but no layer is routed to it")
+        self.shortest_split = max(lengths)
 
     def make_mixer(self, layer: int, shapes: Shapes) -> Mixer:
         mixer = self.settings.mixers[layer]

@@ -63,7 +63,7 @@ def load_model(
     Args:
         source: a folder with config.json and weights, or a hub id such as `hazyresearch/based-360m`.
         revision: branch, tag, commit or `refs/pr/N` of a hub repository.
-        dtype: of the weights and activations; states are float32 or better whatever it is.
+        dtype: of the weights and activations; recurrent states accumulate in float32 or better whatever it is.
         device: where it runs.
 
     Returns:

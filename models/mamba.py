@@ -92,7 +92,7 @@ class MambaModel(SequenceModel):
 
     Args:
         config: the published config.json (the fields of mamba_ssm's MambaConfig).
-        shapes: unused: the configuration leaves nothing open.
+        shapes: of the checkpoint's tensors; its embedding overrules the configuration's padding.
 
     Raises:
         ConfigurationError: a missing field, one of the wrong type, or another kind of SSM layer.
@@ -108,6 +108,10 @@ class MambaModel(SequenceModel):
             raise ConfigurationError("config.json: ssm_cfg.layer / attn_layer_idx: only pure Mamba-1 is supported")
         vocab = get_field(config, "vocab_size", int, 50277)
         self.padded_vocab = round_up(vocab, get_field(config, "pad_vocab_size_multiple", int, 8))
+        shapes = shapes or {}
+        rows = next((shapes[n][0] for n in ("backbone.embedding.weight", "lm_head.weight") if shapes.get(n)), 0)
+        if rows >= vocab:
+            self.padded_vocab = rows
         self.residual_in_fp32 = get_field(config, "residual_in_fp32", bool, True)
         self.backbone = Backbone(
             d_model := get_field(config, "d_model", int, ...),

@@ -39,7 +39,7 @@ class State:
         Raises:
             IndexError: a row outside 0 .. B - 1.
         """
-        index = torch.as_tensor(rows, dtype=torch.int64, device=self.position.device).reshape(-1)
+        index = self._index(rows)
         position = self.position[index]
         longest = int(position.max()) if len(index) else 0
         layers = [
@@ -50,7 +50,7 @@ class State:
 
     def write(self, rows: Sequence[int] | Tensor, other: "State") -> None:
         """Overwrite the named rows (slots) with the rows of `other`, in place."""
-        index = torch.as_tensor(rows, dtype=torch.int64, device=self.position.device).reshape(-1)
+        index = self._index(rows)
         self.position[index] = other.position
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             for name, new in theirs.items():
@@ -60,6 +60,14 @@ class State:
                     mine[name][index, : new.shape[1]] = new
                 else:
                     mine[name][index] = new
+
+    def _index(self, rows: Sequence[int] | Tensor) -> Tensor:
+        index = torch.as_tensor(rows, device=self.position.device).reshape(-1)
+        if index.dtype == torch.bool:
+            raise IndexError("rows are numbers, not a mask")
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
+            raise IndexError(f"rows must lie in 0 .. {len(self) - 1}, got {index.tolist()}")
+        return index.to(torch.int64)
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` tokens a row in the tensors that grow."""

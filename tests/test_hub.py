@@ -13,7 +13,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
+from safetensors.torch import load_file
 
+import tiny
 from hub import LoopbackHub
 
 MODEL_ID = "hazyresearch/tiny"
@@ -245,3 +248,41 @@ def test_lm_evals_own_tasks(hub: LoopbackHub, tmp_path: Path) -> None:
     assert {path.split("/resolve/")[0] for path in hub.downloads() if "validation" in path} == {
         f"/datasets/{repository}" for repository in DATASETS.values()
     }
+
+
+LOAD = """
+from recall_evals.adapters.lm import BasedLM
+lm = BasedLM("hazyresearch/tiny-{kind}", tokenizer={tokenizer!r}, device="cpu")
+print(lm.get_model_info()["revision"], len(lm.tokenizer))
+"""
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_our_model_loads_by_id_then_offline(tmp_path: Path, kind: str) -> None:
+    """The published checkpoints are pickles without a tokenizer: what is not there must not be asked for offline."""
+    folder = tiny.save(tmp_path / "model", tiny.BASED)
+    tokenizer = None if kind == "safetensors" else str((folder / "tokenizer.json").rename(tmp_path / "tokenizer.json"))
+    if kind == "bin":
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    code = LOAD.format(kind=kind, tokenizer=tokenizer)
+    with LoopbackHub(models={f"hazyresearch/tiny-{kind}": folder}) as hub:
+        environment = hub.environment(tmp_path / "home")
+        commit = hub.commit("models", f"hazyresearch/tiny-{kind}", "main")
+        printed = [_python(code, environment)]
+    printed.append(_python(code, environment | {"HF_HUB_OFFLINE": "1"}))
+    assert printed == [f"{commit} 257"] * 2
+
+
+def test_a_model_that_can_not_be_asked_for_is_refused_at_once(tmp_path: Path) -> None:
+    with LoopbackHub() as hub:
+        environment = hub.environment(tmp_path / "home") | {"HF_HUB_OFFLINE": "1"}
+    code = "import recall_evals.models as m\ntry: m.load_model('models/mistyped')\nexcept ValueError as e: print(e)"
+    assert "there is no such folder, it is not in the hub's cache" in _python(code, environment)
+
+
+def _python(code: str, environment: dict[str, str]) -> str:
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()

@@ -26,6 +26,7 @@ import pyarrow.parquet
 
 ROOT_VARIABLE = "RECALL_EVALS_DATA"
 FILE_NAMES = tuple(f"validation.{suffix}" for suffix in ("jsonl", "jsonl.xz", "jsonl.gz", "jsonl.zst", "parquet"))
+UNREADABLE = (OSError, EOFError, KeyError, ValueError, TypeError, lzma.LZMAError, zlib.error, pyarrow.ArrowException)
 REQUIRED_COLUMNS = ("text", "value")
 
 
@@ -63,7 +64,7 @@ def load_documents(folder: str) -> Documents:
         rows = datasets.Dataset(table)
     except DocumentsError:
         raise
-    except (OSError, EOFError, ValueError, TypeError, lzma.LZMAError, zlib.error, pyarrow.ArrowException) as error:
+    except UNREADABLE as error:
         raise DocumentsError(
             f"{path} can't be read: {type(error).__name__}: {error}. If it is damaged or cut short, copy it again."
         ) from error

@@ -175,3 +175,36 @@ def test_bad_requests_are_refused_before_any_work():
     assert machine.meter.prompt_tokens_computed == 0
     machine.generate([])
     assert machine.score([]) == []
+
+
+@pytest.mark.parametrize("slots", [1, 4, 16])
+def test_a_chain_of_prefixes_is_read_once(slots):
+    model = tiny.build(tiny.BASED)
+    jobs = [Generation([7] * n, [], 1) for n in range(20, 1620, 20)]
+    machine = engine(model, slots)
+    machine.generate(jobs)
+    assert machine.meter.prompt_tokens_computed == 1600
+    assert machine.meter.peak_states <= most_states(slots)
+
+
+def test_idle_slots_do_not_grow():
+    model = tiny.build(tiny.changed(tiny.ATTENTION, n_positions=64))
+    jobs = [Generation([i % 250] * 60, [], 2) for i in range(3)] + [Generation([i] * 10, [], 50) for i in range(13)]
+    machine = engine(model, 16)
+    machine.generate(jobs)  # an idle slot that went on counting would leave the 64 positions
+    assert all(job.text is not None for job in jobs)
+
+
+def test_peak_bytes_see_a_cache_grow():
+    model = tiny.build(tiny.ATTENTION)
+    machine = engine(model, 4)
+    machine.end = None
+    machine.generate([Generation([i] * 10, [], 400) for i in range(4)])
+    token = model.prefill(torch.tensor([1, 2]), [2])[1].nbytes - model.prefill(torch.tensor([1]), [1])[1].nbytes
+    assert machine.meter.peak_bytes > 4 * 400 * token
+
+
+def test_a_special_token_may_be_a_stop():
+    job = Generation([1], [], 10, ends=frozenset({9}))
+    assert not job.append(8, None, text)
+    assert job.append(9, None, text) and job.text == text([8])

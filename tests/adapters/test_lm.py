@@ -216,6 +216,24 @@ def test_arguments_are_refused_by_name(folders, options, message):
         BasedLM(str(folders["based"]), **options)
 
 
+def test_edges_of_requests(folders):
+    lm = BasedLM(str(folders["based"]), max_length=64)
+    nothing, moved, plain = ask(lm, "loglikelihood", [("a", ""), (" ", "abc"), ("", " abc")])
+    assert nothing == (0.0, True)
+    assert moved == plain, "lm-eval moves the space to the continuation; the empty context becomes the end token"
+    until = {"until": ["<|endoftext|>"], "max_gen_toks": 5}
+    assert ask(lm, "generate_until", [("abc", until)]) == ask(lm, "generate_until", [("abc", until | {"until": []})])
+    sampled = [("abc", {"until": [], "max_gen_toks": 9, "do_sample": True, "top_p": 2.0})] * 6
+    assert len(set(ask(lm, "generate_until", sampled))) > 1, "temperature 1 where none is named"
+
+
+def test_learned_positions_bound_the_context(tmp_path):
+    folder = tiny.save(tmp_path, tiny.changed(tiny.ATTENTION, n_positions=64))
+    with pytest.raises(ValueError, match="give max_length=64"):
+        BasedLM(str(folder))
+    assert BasedLM(str(folder), max_length=64).max_length == 64
+
+
 def test_bad_requests_name_the_remedy(folders, tmp_path):
     lm = BasedLM(str(folders["based"]), max_length=16)
     with pytest.raises(ValueError, match="max_gen_toks=16 leaves no room"):

@@ -240,6 +240,13 @@ def test_attention_scale_flags():
     assert [block.mixer.scale for block in tiny.build(config).transformer.layers] == [1.0, 0.5]
 
 
+def test_rows_of_the_embedding_come_from_the_weights(tmp_path):
+    for config, name in ((tiny.BASED, "pad_vocab_size_multiple"), (tiny.MAMBA, "pad_vocab_size_multiple")):
+        model = tiny.build(tiny.changed(config, **{name: 16}))
+        assert model.embedding.num_embeddings == 272
+        same(tiny.save(tmp_path / model.architecture, tiny.changed(config, **{name: 1}), tiny.tensors(model)), model)
+
+
 def test_learned_positions_and_layer_norm():
     model = tiny.build(tiny.changed(tiny.ATTENTION, n_positions=64, rms_norm=False, rotary_emb_fraction=0))
     assert "transformer.ln_f.bias" in model.state_dict()
@@ -310,6 +317,12 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
         ({"mixer": {"_target_": "a.b.Hyena"}}, "mixer 'a.b.Hyena' is unknown"),
         ({"n_layer": None}, "field 'n_layer' is missing"),
         ({"prenorm": False}, "prenorm = False is not supported"),
+        ({"n_head": 0}, "field 'n_head' must be >= 1"),
+        ({"alt_mixer": tiny.JRT["alt_mixer"], "alt_mixer_layers": []}, "no layer is routed to it"),
+        (
+            {"fixed_decay": True, "alt_mixer": tiny.JRT["alt_mixer"] | {"use_decay_proj": True}},
+            "with a decay is no published model",
+        ),
     ],
 )
 def test_configurations_are_refused_by_field(tmp_path, fields, message):

@@ -127,8 +127,9 @@ def test_calls_that_do_not_fit_are_refused(model):
     ]:
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(IndexError):
-        state.select([1])
+    for rows in ([1], [-1], torch.tensor([True])):
+        with pytest.raises(IndexError, match="rows"):
+            state.select(rows)
 
 
 def test_state_of_no_rows():
