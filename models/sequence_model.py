@@ -62,7 +62,7 @@ class SequenceModel(nn.Module, ABC):
         hidden, _ = self.extend(tokens.reshape(-1), packing, None, None if pads is None else pads.reshape(-1))
         return self.logits(hidden).reshape(batch, length, -1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def prefill(
         self,
         tokens: Tensor,
@@ -96,7 +96,7 @@ class SequenceModel(nn.Module, ABC):
         hidden, state = self.extend(tokens, packing, state, pads)
         return self.logits(packing.last(hidden)), state
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self, tokens: Tensor, state: State) -> Tensor:
         """Read one token a sequence: `[B] -> [B, V]`; `state` is updated in place."""
         if tokens.shape != (len(state),):

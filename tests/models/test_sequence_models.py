@@ -77,7 +77,6 @@ def test_write_gives_a_slot_to_another_sequence(model):
     first, other = prompts(60, 27, 90), prompts(33)[0]
     _, slots = model.prefill(torch.cat(first), [60, 27, 90])
     _, fresh = model.prefill(other, [33])
-    slots = slots.select([0, 1, 2])
     slots.write([1], fresh)
     scores = model.step(torch.tensor([1, 2, 3]), slots)
     torch.testing.assert_close(scores[1], model.step(torch.tensor([2]), fresh)[0], **BOUND)
