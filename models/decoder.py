@@ -23,7 +23,6 @@ from .sequence_model import SequenceModel
 from .state import State
 
 LayerState = dict[str, Tensor]
-ROW_NAMES = ("transformer.embeddings.word_embeddings.weight", "lm_head.weight")
 
 
 @dataclass
@@ -137,12 +136,8 @@ class Decoder(SequenceModel):
     def __init__(self, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None = None):
         super().__init__()
         self.config = dict(config)
-        self.settings = DecoderConfig.from_published(config)
+        self.settings = DecoderConfig.from_published(config, shapes)
         shapes = shapes or {}
-        # Padding varies between releases: the file tells how many rows there really are.
-        rows = next((shapes[n][0] for n in ROW_NAMES if shapes.get(n)), 0)
-        if rows >= self.settings.vocab_size:
-            self.settings.padded_vocab = rows
         blocks = []
         for i in range(self.settings.n_layers):
             fc2 = shapes.get(f"transformer.layers.{i}.mlp.fc2.weight")

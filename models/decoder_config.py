@@ -17,6 +17,16 @@ SIZES = frozenset(
 )
 
 
+# Head and embedding, which hold a row for every id, in the published files.
+ROW_NAMES = ("lm_head.weight", "transformer.embeddings.word_embeddings.weight", "backbone.embedding.weight")
+
+
+def rows_of_vocabulary(vocab_size: int, multiple: int, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Rows of head and embedding: as the file has them, for padding varies between releases; else by the multiple."""
+    rows = next((shapes[name][0] for name in ROW_NAMES if shapes.get(name)), 0)
+    return rows if rows >= vocab_size else round_up(vocab_size, multiple)
+
+
 def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
@@ -43,7 +53,7 @@ class DecoderConfig:
     n_layers: int  # n_layer
     n_heads: int  # n_head
     vocab_size: int
-    padded_vocab: int  # vocab_size rounded up to pad_vocab_size_multiple
+    padded_vocab: int  # rows of head and embedding
     n_positions: int
     activation: str  # activation_function: swiglu, geglu or glu
     mlp_type: str  # base or alt
@@ -79,8 +89,10 @@ class DecoderConfig:
         return scale / (layer + 1) if self.scale_by_layer else scale
 
     @classmethod
-    def from_published(cls, config: Mapping[str, Any]) -> "DecoderConfig":
-        """Read a published config.json.
+    def from_published(
+        cls, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None = None
+    ) -> "DecoderConfig":
+        """Read a published config.json; `shapes` are those of the checkpoint's tensors, where there is one.
 
         Raises:
             ConfigurationError: a missing field, one of the wrong type, or a feature no released model has.
@@ -114,7 +126,9 @@ class DecoderConfig:
             n_layers=n_layers,
             n_heads=n_heads,
             vocab_size=vocab_size,
-            padded_vocab=round_up(vocab_size, get_field(config, "pad_vocab_size_multiple", int, 1)),
+            padded_vocab=rows_of_vocabulary(
+                vocab_size, get_field(config, "pad_vocab_size_multiple", int, 1), shapes or {}
+            ),
             n_positions=get_field(config, "n_positions", int, 0),
             activation=activation,
             mlp_type=mlp_type,

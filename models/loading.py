@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, find_checkpoint
+from .decoder_config import ROW_NAMES
 from .errors import CheckpointError, ConfigurationError
 from .sequence_model import SequenceModel
 
@@ -20,7 +21,6 @@ ARCHITECTURES = {
     "jrt": "jrt:JRTModel",
     "mamba": "mamba:MambaModel",
 }
-ROW_NAMES = ("lm_head.weight", "transformer.embeddings.word_embeddings.weight", "backbone.embedding.weight")
 
 
 def model_class(architecture: str) -> type[SequenceModel]:

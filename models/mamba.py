@@ -19,7 +19,7 @@ from ..kernels.packing import Packing
 from ..kernels.selective_scan import reference as selective_scan
 from ..kernels.short_convolution import reference as short_convolution
 from .decoder import LayerState, Linear, RMSNorm
-from .decoder_config import get_field, round_up
+from .decoder_config import get_field, rows_of_vocabulary
 from .errors import ConfigurationError
 from .sequence_model import SequenceModel
 from .state import State
@@ -107,11 +107,8 @@ class MambaModel(SequenceModel):
         if ssm.get("layer", "Mamba1") != "Mamba1" or config.get("attn_layer_idx"):
             raise ConfigurationError("config.json: ssm_cfg.layer / attn_layer_idx: only pure Mamba-1 is supported")
         vocab = get_field(config, "vocab_size", int, 50277)
-        self.padded_vocab = round_up(vocab, get_field(config, "pad_vocab_size_multiple", int, 8))
-        shapes = shapes or {}
-        rows = next((shapes[n][0] for n in ("backbone.embedding.weight", "lm_head.weight") if shapes.get(n)), 0)
-        if rows >= vocab:
-            self.padded_vocab = rows
+        multiple = get_field(config, "pad_vocab_size_multiple", int, 8)
+        self.padded_vocab = rows_of_vocabulary(vocab, multiple, shapes or {})
         self.residual_in_fp32 = get_field(config, "residual_in_fp32", bool, True)
         self.backbone = Backbone(
             d_model := get_field(config, "d_model", int, ...),

@@ -111,8 +111,6 @@ def test_scores_are_invariant_and_right(model):
         context = rng.randint(1, len(prompt) - 1)
         jobs.append(Score(prompt, context))
         jobs.append(Score(prompt[:-1] + [rng.randrange(257)], context))  # another ending of the same stem
-    stem = jobs[0].tokens[: jobs[0].context]
-    _, greedy = model.prefill(torch.tensor(stem), [len(stem)])
     want = [naive_score(model, job) for job in jobs]
     for slots, share, budget in [(1, True, 8192), (4, True, 50), (64, True, 8192), (8, False, 8192)]:
         machine = engine(model, slots, share=share, budget=budget)
