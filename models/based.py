@@ -101,13 +101,14 @@ class LinearAttention(Mixer):
 
     def prefill(self, x: Tensor, reading: Reading, state: LayerState | None) -> tuple[Tensor, LayerState]:
         q, k, v = self.project(x)
-        before = (state["kv"], state["k_sum"]) if state else None
-        y, (kv, k_sum) = taylor.prefill(q, k, v, self.scale, reading.packing, before, self.decay(x))
-        return self.output(x, y), {"kv": kv, "k_sum": k_sum}
+        before = taylor.TaylorState(**state) if state else None
+        y, after = taylor.prefill(q, k, v, self.scale, reading.packing, reading.position, before, self.decay(x))
+        return self.output(x, y), after._asdict()
 
     def step(self, x: Tensor, reading: Reading, state: LayerState) -> Tensor:
         q, k, v = self.project(x)
-        return self.output(x, taylor.step(q, k, v, self.scale, (state["kv"], state["k_sum"]), self.decay(x)))
+        y = taylor.step(q, k, v, self.scale, reading.position, taylor.TaylorState(**state), self.decay(x))
+        return self.output(x, y)
 
 
 class SlidingAttention(RotaryProjections):

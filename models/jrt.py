@@ -41,11 +41,11 @@ class PrefixLinearAttention(LinearAttention):
         q, k, v = self.project(x)
         if reading.pads is not None:
             k = k.masked_fill(reading.pads[:, None, None], 0)
-        before = (state["kv"], state["k_sum"]) if state else self.encode(x, reading)
-        y, (kv, k_sum) = taylor.prefill(q, k, v, self.scale, reading.packing, before)
-        return self.output(x, y), {"kv": kv, "k_sum": k_sum}
+        before = taylor.TaylorState(**state) if state else self.encode(x, reading)
+        y, after = taylor.prefill(q, k, v, self.scale, reading.packing, reading.position, before)
+        return self.output(x, y), after._asdict()
 
-    def encode(self, x: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, reading: Reading) -> taylor.TaylorState:
         """The state made of the encoder's keys and values over the first enc_length positions of each sequence."""
         first = reading.packing.within < self.enc_length
         k = self.proj_k_enc(x[first]).unflatten(-1, (self.heads, self.feature_dim))

@@ -51,36 +51,59 @@ def test_taylor_features_are_153_for_16_and_give_the_polynomial():
 
 
 @pytest.mark.parametrize("decay", [None, torch.tensor([0.875, 0.99, 1.0], dtype=torch.float64)])
-@pytest.mark.parametrize("chunk", [1, 7, 128])
-def test_taylor_attention(decay, chunk):
-    total = sum(LENGTHS)
+@pytest.mark.parametrize("cut", [0.0, 0.3, 0.9])
+def test_taylor_attention(decay, cut):
+    lengths = [5, 1, 300, 17, 128, 2 * taylor.FOLD + 1]  # ends before, at and after a fold
+    total = sum(lengths)
     q, k, v = rand(total, 3, 16), rand(total, 3, 16), rand(total, 3, 20)
     want = torch.cat(
-        [taylor.quadratic(*x, 0.25, decay) for x in zip(*(split_of(t, LENGTHS) for t in (q, k, v)), strict=True)]
+        [taylor.quadratic(*x, 0.25, decay) for x in zip(*(split_of(t, lengths) for t in (q, k, v)), strict=True)]
     )
-    got, state = taylor.prefill(q, k, v, 0.25, Packing(LENGTHS), None, decay, chunk)
+    start = torch.zeros(len(lengths), dtype=torch.int64)
+    got, state = taylor.prefill(q, k, v, 0.25, Packing(lengths), start, None, decay)
     torch.testing.assert_close(got, want, **TIGHT)
 
     # cut anywhere, continue packed, then step: the same
-    heads = [n // 3 for n in LENGTHS]
-    parts = [split_of(t, LENGTHS) for t in (q, k, v)]
+    heads = [int(n * cut) for n in lengths]
+    parts = [split_of(t, lengths) for t in (q, k, v)]
     first = [torch.cat([x[:n] for x, n in zip(p, heads, strict=True)]) for p in parts]
     rest = [torch.cat([x[n:-1] for x, n in zip(p, heads, strict=True)]) for p in parts]
-    _, middle = taylor.prefill(*first, 0.25, Packing(heads), None, decay, chunk)
-    sizes = [n - h - 1 for n, h in zip(LENGTHS, heads, strict=True)]
-    _, middle = taylor.prefill(*rest, 0.25, Packing(sizes), middle, decay, chunk)
+    _, middle = taylor.prefill(*first, 0.25, Packing(heads), start, None, decay)
+    sizes = [n - h - 1 for n, h in zip(lengths, heads, strict=True)]
+    y, middle = taylor.prefill(*rest, 0.25, Packing(sizes), torch.tensor(heads), middle, decay)
+    wanted = torch.cat([x[n:-1] for x, n in zip(split_of(want, lengths), heads, strict=True)])
+    torch.testing.assert_close(y, wanted, **TIGHT)
     last = [torch.stack([x[-1] for x in p]) for p in parts]
-    y = taylor.step(*last, 0.25, middle, decay)
-    torch.testing.assert_close(y, torch.stack([x[-1] for x in split_of(want, LENGTHS)]), **TIGHT)
-    for a, b in zip(middle, state, strict=True):
-        torch.testing.assert_close(a, b, **TIGHT)
+    y = taylor.step(*last, 0.25, torch.tensor(lengths) - 1, middle, decay)
+    torch.testing.assert_close(y, torch.stack([x[-1] for x in split_of(want, lengths)]), **TIGHT)
+    for name in ("kv", "k_sum"):
+        torch.testing.assert_close(getattr(middle, name), getattr(state, name), **TIGHT)
+    for row, n in enumerate(lengths):
+        for a, b in zip(middle[2:], state[2:], strict=True):
+            assert torch.equal(a[row, : n % taylor.FOLD], b[row, : n % taylor.FOLD])
 
 
-def test_taylor_absorb_is_the_state_of_prefill():
+def test_taylor_state_in_float32_is_the_same_bits_for_every_cut():
+    q, k, v = (rand(1, 2, 16).expand(70, -1, -1) * rand(70, 1, 1) for _ in range(3))
+    q, k, v = q.float(), k.float(), v.float()
+    start = torch.zeros(1, dtype=torch.int64)
+    want, whole = taylor.prefill(q, k, v, 0.25, Packing([70]), start)
+    assert whole.kv.dtype == torch.float32
+    for cut in range(1, 70, 3):
+        _, state = taylor.prefill(q[:cut], k[:cut], v[:cut], 0.25, Packing([cut]), start)
+        for t in range(cut, 70):
+            y = taylor.step(q[t : t + 1], k[t : t + 1], v[t : t + 1], 0.25, start + t, state)
+            assert torch.equal(y[0], want[t]), f"cut at {cut}, token {t}"
+        assert torch.equal(state.kv, whole.kv) and torch.equal(state.k_sum, whole.k_sum)
+
+
+def test_taylor_absorb_sums_over_whole_sequences():
     k, v = rand(sum(LENGTHS), 2, 8), rand(sum(LENGTHS), 2, 5)
-    _, want = taylor.prefill(k, k, v, 0.3, Packing(LENGTHS))
-    for got, state in zip(taylor.absorb(k, v, 0.3, Packing(LENGTHS), chunk=9), want, strict=True):
-        torch.testing.assert_close(got, state, **TIGHT)
+    state = taylor.absorb(k, v, 0.3, Packing(LENGTHS))
+    for row, (keys, values) in enumerate(zip(split_of(k, LENGTHS), split_of(v, LENGTHS), strict=True)):
+        features = taylor.taylor_features(keys, 0.3)
+        torch.testing.assert_close(state.kv[row], torch.einsum("lhf,lhe->hfe", features, values), **TIGHT)
+        torch.testing.assert_close(state.k_sum[row], features.sum(0), **TIGHT)
 
 
 def naive_window(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
