@@ -7,58 +7,59 @@ huggingface_hub reads `HF_ENDPOINT` when it is imported, so what downloads must 
 
 | request | answer |
 |---|---|
-| `GET /api/{models,datasets}/{id}[/revision/{rev}]` | what the repository is: its commit and files |
+| `GET /api/{models,datasets}/{id}[/revision/{rev}][?blobs=true]` | what the repository is: its commit and files |
 | `GET /api/.../{id}/tree/{rev}[/{folder}][?recursive=true]` | the entries of a folder |
 | `POST /api/.../{id}/paths-info/{rev}` with `paths` | the entries of those paths that exist |
-| `GET /api/.../{id}/refs` | the branches |
+| `GET /api/.../{id}/refs[?include_prs=1]` | the branches and tags, and the pull requests |
 | `GET, HEAD /[datasets/]{id}/resolve/{rev}/{file}` | the file, with `ETag`, `X-Repo-Commit` and ranges |
 
-What isn't there is a 404 with the hub's `X-Error-Code`: RepoNotFound, RevisionNotFound or EntryNotFound.
-A revision is `main`, another name given for a folder, or a commit: the SHA-1 of that folder's content.
+Large files (`hub_files.is_large`) are redirected to a second port, the CDN, which takes a signature and no token.
+What isn't there is a 404 with the hub's `X-Error-Code`: RepoNotFound, RevisionNotFound or EntryNotFound; a repository
+that isn't there is a 401 to who has no token, for it might be private. On request repositories are private, gated
+(`restrict`) or renamed (`rename`), and answers late, refused, cut short or broken off (`fault`).
+
+Not here: Xet storage (large files are always served as LFS), pagination of listings, searching, writing.
 """
 
-import hashlib
-import json
 import os
 import re
-import shutil
+import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any, Self
+
+import hub_files
+from hub_files import HubError
+from hub_http import Fault, Request, Server, handler
 
 Folders = Path | Mapping[str, Path]
-"""The folder of `main`, or a folder for each revision: a branch, a tag, `refs/pr/1` or a commit of 40 hex digits."""
+"""The folder of `main`, or a folder for each revision: a branch, `refs/tags/v1` (asked for as `v1`), `refs/pr/1` or a
+commit of 40 hex digits. Any revision can be asked for by its commit, the SHA-1 of its content, too."""
 
-_ACTIONS = ("revision", "tree", "paths-info", "refs", "resolve")
 _COMMIT = re.compile("[0-9a-f]{40}")
+_TAGS = "refs/tags/"
 
 
 @dataclass(frozen=True)
-class Request:
-    """One answered request; `path` is unquoted and without its query, `range` the header that asked for a part."""
+class Restriction:
+    """Who may read a repository that not all may: who sends one of the tokens."""
 
-    method: str
-    path: str
-    range: str | None
-    status: int
-
-
-class NotOnHubError(Exception):
-    """A 404; `code` is the hub's `X-Error-Code`."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+    gated: bool
+    tokens: frozenset[str]
 
 
 class LoopbackHub:
-    """Serves models and datasets, `id -> Folders`, while the `with` block runs. Folders may change meanwhile."""
+    """Serves models and datasets, `id -> Folders`, while the `with` block runs. Folders may change meanwhile.
+
+    Attributes:
+        requests: those that were answered, in order.
+        tokens: those of somebody's account; any other is refused.
+    """
 
     def __init__(
         self, models: Mapping[str, Folders] | None = None, datasets: Mapping[str, Folders] | None = None
@@ -70,23 +71,42 @@ class LoopbackHub:
             for kind, given in (("models", (models or {}).items()), ("datasets", (datasets or {}).items()))
         }
         self.requests: list[Request] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self.tokens: set[str] = set()
+        self.restrictions: dict[str, Restriction] = {}
+        self.renamed: dict[str, str] = {}
+        self.signature = secrets.token_hex(8)
+        self.closing = threading.Event()
+        self._faults: list[tuple[str, Fault]] = []
+        self._spoilt: list[int] = []
+        self._lock = threading.Lock()
+        self._servers = [Server(("127.0.0.1", 0), handler(self, cdn=cdn)) for cdn in (False, True)]
+        self._threads = [
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+            for server in self._servers
+        ]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.closing.set()
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://127.0.0.1:{self._servers[0].server_port}"
+
+    @property
+    def cdn_url(self) -> str:
+        return f"http://127.0.0.1:{self._servers[1].server_port}"
 
     def environment(self, home: Path, **variables: str) -> dict[str, str]:
         """The variables of a process that downloads from here and caches in `home` (`HF_HOME`), and `variables`.
@@ -104,6 +124,26 @@ class LoopbackHub:
             **variables,
         }
 
+    # -- what tests ask for ---------------------------------------------------------------------------------------
+
+    def fault(self, pattern: str, fault: Fault) -> None:
+        """Spoil answers to requests that a pattern fits, such as "GET */resolve/*/model.safetensors".
+
+        It is compared with the method, a blank and the path, hub and CDN alike. The first fault that fits is taken.
+        """
+        with self._lock:
+            self._faults.append((pattern, fault))
+            self._spoilt.append(0)
+
+    def restrict(self, name: str, *, gated: bool, tokens: Collection[str] = ()) -> None:
+        """Open a repository to some tokens alone: gated, where all see that it is there, or else private."""
+        self.restrictions[name] = Restriction(gated, frozenset(tokens))
+        self.tokens |= set(tokens)
+
+    def rename(self, old: str, new: str) -> None:
+        """Redirect requests for a former id."""
+        self.renamed[old] = new
+
     def downloads(self) -> list[str]:
         """The paths of the files that were sent, in order."""
         return [
@@ -113,222 +153,85 @@ class LoopbackHub:
         ]
 
     def commit(self, kind: str, name: str, revision: str = "main") -> str:
-        """The commit of a revision; `kind` is "models" or "datasets". Raises NotOnHubError."""
+        """The commit of a revision; `kind` is "models" or "datasets". Raises HubError."""
         return self.find(kind, name, revision)[1]
 
-    def find(self, kind: str, name: str, revision: str) -> tuple[Path, str]:
-        """The folder and commit of a revision. Raises NotOnHubError."""
-        for known, folder in self._revisions(kind, name).items():
-            commit = known if _COMMIT.fullmatch(known) else _commit(folder)
-            if revision in (known, commit):
-                return folder, commit
-        raise NotOnHubError("RevisionNotFound", f"Invalid rev id: {revision}")
+    # -- what the handler asks for --------------------------------------------------------------------------------
 
-    def describe(self, kind: str, name: str, revision: str) -> dict[str, Any]:
-        """What `/api/{kind}/{name}` answers."""
+    def find(self, kind: str, name: str, revision: str) -> tuple[Path, str]:
+        """The folder and commit of a revision. Raises HubError."""
+        for known, folder in self._revisions(kind, name).items():
+            commit = known if _COMMIT.fullmatch(known) else hub_files.commit_of(folder)
+            if revision in (known, known.removeprefix(_TAGS), commit):
+                return folder, commit
+        raise HubError(HTTPStatus.NOT_FOUND, "RevisionNotFound", f"Invalid rev id: {revision}")
+
+    def describe(self, kind: str, name: str, revision: str, *, blobs: bool) -> dict[str, Any]:
+        """What `/api/{kind}/{name}` answers. Raises HubError."""
         folder, commit = self.find(kind, name, revision)
+        restriction = self.restrictions.get(name)
         return {
-            "_id": hashlib.sha1(name.encode()).hexdigest()[:24],
+            "_id": commit[:24],
             "id": name,
             **({"modelId": name} if kind == "models" else {}),
             "sha": commit,
             "lastModified": "2024-02-28T00:00:00.000Z",
             "createdAt": "2024-02-28T00:00:00.000Z",
-            "private": False,
-            "gated": False,
+            "private": restriction is not None and not restriction.gated,
+            "gated": "manual" if restriction is not None and restriction.gated else False,
             "disabled": False,
             "downloads": 0,
             "likes": 0,
             "tags": [],
-            "siblings": [{"rfilename": entry["path"]} for entry in _entries(folder) if entry["type"] == "file"],
+            "siblings": hub_files.siblings(hub_files.entries(folder), blobs=blobs),
         }
 
-    def references(self, kind: str, name: str) -> dict[str, Any]:
-        """What `/api/{kind}/{name}/refs` answers: every name that isn't a commit is a branch."""
-        names = [known for known in self._revisions(kind, name) if not _COMMIT.fullmatch(known)]
-        branches = [
-            {"name": known, "ref": f"refs/heads/{known}", "targetCommit": self.commit(kind, name, known)}
-            for known in names
-        ]
-        return {"branches": branches, "converts": [], "tags": []}
+    def references(self, kind: str, name: str, *, pull_requests: bool) -> dict[str, Any]:
+        """What `/api/{kind}/{name}/refs` answers. Raises HubError."""
+        answer: dict[str, list[dict[str, str]]] = {"branches": [], "tags": [], "converts": [], "pullRequests": []}
+        prefixes = {"tags": _TAGS, "pullRequests": "refs/pr/", "converts": "refs/convert/"}
+        for known in self._revisions(kind, name):
+            if _COMMIT.fullmatch(known):
+                continue
+            group = next((group for group, prefix in prefixes.items() if known.startswith(prefix)), "branches")
+            reference = f"refs/heads/{known}" if group == "branches" else known
+            short = known.removeprefix(prefixes.get(group, ""))
+            answer[group].append({"name": short, "ref": reference, "targetCommit": self.commit(kind, name, known)})
+        if not pull_requests:
+            del answer["pullRequests"]
+        return answer
+
+    def admit(self, kind: str, name: str, token: str | None, *, content: bool) -> None:
+        """Let a request for a repository through, or for the content of its files. Raises HubError."""
+        if token is not None and token not in self.tokens:
+            raise HubError(HTTPStatus.UNAUTHORIZED, None, "Invalid credentials in Authorization header")
+        restriction = self.restrictions.get(name)
+        admitted = restriction is None or token in restriction.tokens
+        if name not in self.repositories.get(kind, {}) or not (admitted or (restriction and restriction.gated)):
+            if token is None:
+                raise HubError(HTTPStatus.UNAUTHORIZED, "RepoNotFound", "Invalid username or password.")
+            raise HubError(HTTPStatus.NOT_FOUND, "RepoNotFound", "Repository not found")
+        if content and not admitted:
+            message = f"Access to {kind.removesuffix('s')} {name} is restricted"
+            if token is None:
+                raise HubError(HTTPStatus.UNAUTHORIZED, "GatedRepo", f"{message}. Please log in.")
+            raise HubError(HTTPStatus.FORBIDDEN, "GatedRepo", f"{message} and you are not in the authorized list.")
+
+    def take_fault(self, method: str, path: str) -> Fault | None:
+        """The fault of this answer, which counts as one of its `times`."""
+        with self._lock:
+            for number, (pattern, fault) in enumerate(self._faults):
+                fits = fnmatchcase(f"{method} {path}", pattern)
+                if fits and (fault.times is None or self._spoilt[number] < fault.times):
+                    self._spoilt[number] += 1
+                    return fault
+        return None
 
     def _revisions(self, kind: str, name: str) -> dict[str, Path]:
         if name not in self.repositories.get(kind, {}):
-            raise NotOnHubError("RepoNotFound", "Repository not found")
+            raise HubError(HTTPStatus.NOT_FOUND, "RepoNotFound", "Repository not found")
         return self.repositories[kind][name]
-
-
-def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
-    """The request handler of one hub: it parses, asks the hub and writes; `http.server` makes one a connection."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self._answer()
-
-        def do_HEAD(self) -> None:
-            self._answer()
-
-        def do_POST(self) -> None:
-            self._answer()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
-            """Silent: `hub.requests` has it."""
-
-        def _answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            address = urlsplit(self.path)
-            # A quoted slash stays within its segment: `refs%2Fpr%2F1` is one revision.
-            segments = [unquote(segment) for segment in address.path.strip("/").split("/")]
-            try:
-                if segments[0] == "api":
-                    self._send_json(self._api(segments[1:], parse_qs(address.query), body))
-                else:
-                    self._send_file(segments)
-            except NotOnHubError as error:
-                self._send_json(
-                    {"error": str(error)},
-                    HTTPStatus.NOT_FOUND,
-                    {"X-Error-Code": error.code, "X-Error-Message": str(error)},
-                )
-
-        def _api(self, segments: list[str], query: dict[str, list[str]], body: bytes) -> Any:
-            kind, *rest = segments
-            name, action, arguments = _split(rest)
-            if action is None:
-                return hub.describe(kind, name, "main")
-            if action == "refs":
-                return hub.references(kind, name)
-            revision, *path = arguments or ["main"]
-            if action == "revision":
-                return hub.describe(kind, name, revision)
-            entries = _entries(hub.find(kind, name, revision)[0])
-            if action == "paths-info":
-                asked = {
-                    path.rstrip("/") for path in _form(body, self.headers.get("Content-Type", "")).get("paths", [])
-                }
-                return [entry for entry in entries if entry["path"] in asked]
-            return _tree(
-                entries, "/".join(path), recursive=query.get("recursive", ["false"])[0].lower() in ("true", "1")
-            )
-
-        def _send_file(self, segments: list[str]) -> None:
-            kind = "datasets" if segments[0] == "datasets" else "models"
-            name, action, arguments = _split(segments[1:] if kind == "datasets" else segments)
-            if action != "resolve" or len(arguments) < 2:
-                raise NotOnHubError("RepoNotFound", f"Nothing at {self.path}")
-            folder, commit = hub.find(kind, name, arguments[0])
-            file_name = PurePosixPath("/".join(arguments[1:]))
-            path = folder / file_name
-            if file_name.is_absolute() or ".." in file_name.parts or not path.is_file():
-                raise NotOnHubError("EntryNotFound", "Entry not found")
-            headers = {
-                "ETag": f'"{_git_blob(path)}"',
-                "X-Repo-Commit": commit,
-                "Accept-Ranges": "bytes",
-                "Content-Type": "application/octet-stream",
-            }
-            size = path.stat().st_size
-            part = _range(self.headers.get("Range"), size)
-            if part is None:
-                status, part = HTTPStatus.OK, range(size)
-            elif part:
-                status = HTTPStatus.PARTIAL_CONTENT
-                headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
-            else:
-                status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-                headers["Content-Range"] = f"bytes */{size}"
-            self._send_headers(status, len(part), headers)
-            if self.command != "HEAD":
-                with path.open("rb") as file:
-                    _copy(file, self.wfile, part)
-
-        def _send_json(
-            self, answer: Any, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
-        ) -> None:
-            content = json.dumps(answer).encode()
-            self._send_headers(status, len(content), {"Content-Type": "application/json", **(headers or {})})
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-        def _send_headers(self, status: HTTPStatus, length: int, headers: Mapping[str, str]) -> None:
-            path = unquote(urlsplit(self.path).path)
-            hub.requests.append(Request(self.command, path, self.headers.get("Range"), int(status)))
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(length)}.items():
-                self.send_header(name, value)
-            self.end_headers()
-
-    return Handler
 
 
 def _is_about_the_hub(name: str) -> bool:
     return name.startswith(("HF_", "HUGGINGFACE_", "HUGGING_FACE_", "TRANSFORMERS_")) or name.lower().endswith("_proxy")
-
-
-def _split(segments: list[str]) -> tuple[str, str | None, list[str]]:
-    """`org/name/tree/main/a` -> ("org/name", "tree", ["main", "a"]); the organisation may be missing."""
-    for length in (1, 2):
-        if len(segments) > length and segments[length] in _ACTIONS:
-            return "/".join(segments[:length]), segments[length], segments[length + 1 :]
-    return "/".join(segments), None, []
-
-
-def _entries(folder: Path) -> list[dict[str, Any]]:
-    """The files and folders below a folder, as the hub lists them."""
-    entries: list[dict[str, Any]] = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file():
-            entries.append({"type": "file", "oid": _git_blob(path), "size": path.stat().st_size, "path": name})
-        else:
-            entries.append(
-                {"type": "directory", "oid": hashlib.sha1(name.encode()).hexdigest(), "size": 0, "path": name}
-            )
-    return entries
-
-
-def _tree(entries: list[dict[str, Any]], folder: str, *, recursive: bool) -> list[dict[str, Any]]:
-    """Those of the entries that stand in a folder ("" for the root), or below it too. Raises NotOnHubError."""
-    if folder and not any(entry["path"] == folder and entry["type"] == "directory" for entry in entries):
-        raise NotOnHubError("EntryNotFound", f"{folder} does not exist")
-    prefix = f"{folder}/" if folder else ""
-    below = [entry for entry in entries if entry["path"].startswith(prefix)]
-    return below if recursive else [entry for entry in below if "/" not in entry["path"].removeprefix(prefix)]
-
-
-def _commit(folder: Path) -> str:
-    content = [(entry["path"], entry["oid"]) for entry in _entries(folder)]
-    return hashlib.sha1(json.dumps(content).encode()).hexdigest()
-
-
-def _git_blob(path: Path) -> str:
-    """The name git gives a file's content: the hub's `oid` and `ETag` of files that aren't in its large storage."""
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _form(body: bytes, content_type: str) -> dict[str, list[str]]:
-    return json.loads(body) if content_type.startswith("application/json") else parse_qs(body.decode())
-
-
-def _range(header: str | None, size: int) -> range | None:
-    """The bytes that `Range: bytes=first-last` asks for: None for all of them, empty if there are none (416)."""
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", header or "")
-    if match is None or match[0] == "bytes=-":
-        return None
-    if not match[1]:
-        return range(max(0, size - int(match[2])), size)
-    return range(int(match[1]), min(size, int(match[2]) + 1) if match[2] else size)
-
-
-def _copy(source: BinaryIO, sink: Any, part: range) -> None:
-    if part.start == 0 and part.stop == os.fstat(source.fileno()).st_size:
-        shutil.copyfileobj(source, sink)
-        return
-    source.seek(part.start)
-    sink.write(source.read(len(part)))
