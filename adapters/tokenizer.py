@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..models.checkpoint import fetch_from_hub
+from ..models.errors import CheckpointError
+from ..models.hub import fetch_from_hub
 
 PUBLISHED_TOKENIZER = "openai-community/gpt2"
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+COMPANIONS = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "config.json")
+REMEDY = "give tokenizer=<folder, tokenizer.json or hub id>"
 
 log = logging.getLogger("lm_eval.models.recall_evals")
 
@@ -23,35 +26,61 @@ def load_tokenizer(source: str | Path | None, pretrained: str | Path, revision: 
         pretrained, revision: the model, as given to `load_model`.
 
     Raises:
-        ValueError: a folder without a tokenizer.
-        OSError: a hub id that can't be read.
+        CheckpointError: nothing there, nothing that can be read, or a hub that can't be asked; names the remedy.
     """
     if source is not None:
-        return _read(source, None)
-    folder = Path(pretrained).expanduser()
-    if folder.is_dir():
-        own = [name for name in FILES if (folder / name).is_file()]
-    else:
-        own = [name for name in FILES if fetch_from_hub(str(pretrained), name, revision) is not None]
-    if own:
-        return _read(pretrained, revision)
+        return _read(str(source), None)
+    if _find(str(pretrained), revision) is not None:
+        return _read(str(pretrained), revision)
     log.info("%s has no tokenizer of its own: taking GPT-2's, as the published checkpoints do", pretrained)
-    return _read(PUBLISHED_TOKENIZER, None)
+    try:
+        return _read(PUBLISHED_TOKENIZER, None)
+    except CheckpointError as error:
+        raise CheckpointError(f"{pretrained} has no tokenizer of its own, and GPT-2's can't be had: {error}") from error
 
 
-def _read(source: str | Path, revision: str | None) -> Any:
+def _find(source: str, revision: str | None) -> Path | None:
+    """The file or folder that holds a tokenizer: for a hub id the cache's, with all that belongs to it."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return path if any((path / name).is_file() for name in FILES) else None
+    folder = None
+    for name in FILES + COMPANIONS:
+        if name == COMPANIONS[0] and folder is None:
+            return None
+        try:
+            file = fetch_from_hub(source, name, revision)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; {REMEDY}") from error
+        if file is not None:
+            folder = file.parent
+            revision = folder.name  # the commit: all files from the same one, and no questions that were answered
+    return folder
+
+
+def _read(source: str, revision: str | None) -> Any:
+    from huggingface_hub import is_offline_mode
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    path = Path(source).expanduser()
-    if path.is_dir() and not any((path / name).is_file() for name in FILES):
-        raise ValueError(f"{path}: no tokenizer; give tokenizer=<folder, tokenizer.json or hub id>")
-    if path.is_file() or ((path / FILES[0]).is_file() and not (path / FILES[1]).is_file()):
-        file = path if path.is_file() else path / FILES[0]
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file))
-        if tokenizer.eos_token is None and "<|endoftext|>" in tokenizer.get_vocab():
-            tokenizer.eos_token = "<|endoftext|>"
-        return tokenizer
-    return AutoTokenizer.from_pretrained(str(source), revision=revision)
+    path = _find(source, revision)
+    if path is None:
+        offline = " in the hub's cache, and the hub must not be asked (HF_HUB_OFFLINE)" if is_offline_mode() else ""
+        raise CheckpointError(f"{source}: no tokenizer{offline}; looked for {', '.join(FILES)}; {REMEDY}")
+    file = path if path.is_file() else path / FILES[0]
+    try:
+        if path.is_dir() and ((path / FILES[1]).is_file() or not file.is_file()):
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            tokenizer.name_or_path = source
+            return tokenizer
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), name_or_path=source)
+    except Exception as error:  # the tokenizers library raises no narrower one for a file that it can't read
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"{source}: its tokenizer can't be read ({reason}); {REMEDY}") from error
+    if tokenizer.eos_token is None and "<|endoftext|>" in tokenizer.get_vocab():
+        tokenizer.eos_token = "<|endoftext|>"
+    return tokenizer
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError, ConfigurationError
+from .hub import fetch_from_hub
 
 # safetensors first; a .bin is a pickle and is read without running code.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -64,8 +66,8 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     """Locate the files of `source`: a folder that exists, otherwise a hub id (read through the hub's cache).
 
     Raises:
-        CheckpointError: a folder without config.json or weights, or a revision given for a folder.
-        huggingface_hub errors: an unreachable hub, or a repository, revision or file that it doesn't have.
+        CheckpointError: no such folder or repository, no config.json or weights in it, a revision given for a folder,
+            a hub that can't be asked or won't answer.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -78,41 +80,30 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
 
     config_file = fetch_from_hub(text, "config.json", revision)
     if config_file is None:
-        raise CheckpointError(f"{source}: the hub's repository has no config.json")
+        raise CheckpointError(_no_config(text, revision))
     # .../snapshots/<commit>/config.json: everything else is taken from that commit, even if the branch moves on.
     commit = config_file.parent.name
     return _collect(text, lambda name: fetch_from_hub(text, name, commit), commit)
 
 
-def fetch_from_hub(repository: str, name: str, revision: str | None) -> Path | None:
-    """A file of a repository, from the cache or the hub.
+def _no_config(repository: str, revision: str | None) -> str:
+    from huggingface_hub import is_offline_mode
 
-    None where there is none; without a hub to ask that is where the cache has none.
-
-    Raises:
-        CheckpointError: config.json is not in the cache and the hub can't be asked.
-        huggingface_hub errors: no such repository or revision.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(repository, name, revision=revision))
-    except LocalEntryNotFoundError as error:
-        if name == "config.json":
-            raise CheckpointError(
-                f"{repository}: there is no such folder, it is not in the hub's cache, and the hub could not be asked; "
-                "check the name, the connection or HF_HUB_OFFLINE"
-            ) from error
-        return None
-    except EntryNotFoundError:
-        return None
+    at = "" if revision is None else f" at revision {revision!r}"
+    if is_offline_mode():
+        return (
+            f"{repository}: there is no such folder, it is not in the hub's cache{at}, and the hub must not be asked; "
+            "check the name, or unset HF_HUB_OFFLINE"
+        )
+    return f"{repository}: the hub's repository has no config.json{at}; give a checkpoint's repository or revision"
 
 
-def _collect(source: str, fetch: Any, revision: str | None) -> Checkpoint:
+def _collect(source: str, fetch: Callable[[str], Path | None], revision: str | None) -> Checkpoint:
+    """The files that `fetch` finds by name; `revision` is the hub's commit."""
+    where = "the folder" if revision is None else "the hub's repository (or, offline, its part in the cache)"
     config_file = fetch("config.json")
     if config_file is None:
-        raise CheckpointError(f"{source}: no config.json")
+        raise CheckpointError(f"{source}: no config.json in {where}; it must lie beside the weights")
     for name in WEIGHTS:
         if (file := fetch(name)) is not None:
             return Checkpoint(source, config_file, [file], revision)
@@ -121,12 +112,18 @@ def _collect(source: str, fetch: Any, revision: str | None) -> Checkpoint:
                 shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(f"{index}: no valid weight_map ({error!r})") from error
-            files = [fetch(shard) for shard in shards]
-            if missing := [s for s, f in zip(shards, files, strict=True) if f is None]:
-                raise CheckpointError(f"{index} names shards that are missing: {', '.join(missing)}")
+            found = {shard: fetch(shard) for shard in shards}
+            files = [file for file in found.values() if file is not None]
+            if missing := [shard for shard, file in found.items() if file is None]:
+                raise CheckpointError(
+                    f"{source}: {index.name} names shards that {where} lacks: {', '.join(missing)}; "
+                    + ("copy them there" if revision is None else "give another revision, or a complete folder")
+                )
             return Checkpoint(source, config_file, files, revision)
-    where = "" if revision is None else " in the hub's repository (or, offline, in its cache)"
-    raise CheckpointError(f"{source}: no weights{where}; looked for {', '.join(WEIGHTS)} and their .index.json")
+    raise CheckpointError(
+        f"{source}: no weights; looked for {', '.join(WEIGHTS)} and their .index.json in {where}; "
+        + ("copy them there" if revision is None else "give another revision, or a folder with weights")
+    )
 
 
 def _read(file: Path) -> dict[str, Tensor]:
