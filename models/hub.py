@@ -12,8 +12,8 @@ LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 def fetch_from_hub(repository: str, name: str, revision: str | None = None) -> Path | None:
     """A file of a repository, from the cache or the hub; HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE apply.
 
-    A download that breaks off is taken up again where it stopped by huggingface_hub, until several attempts in a row
-    bring nothing; then it is an error, and the file (not those that arrived whole) starts anew with the next run.
+    huggingface_hub goes on with a download that breaks off from its last whole 10 MiB, until several attempts in a row
+    bring none; then it is an error, and the file (not those that arrived whole) starts anew with the next run.
 
     Args:
         repository: owner/name.
@@ -34,17 +34,16 @@ def fetch_from_hub(repository: str, name: str, revision: str | None = None) -> P
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError, LocalEntryNotFoundError
 
     try:
-        if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
-            known = try_to_load_from_cache(repository, name, revision=revision)
-            if known is _CACHED_NO_EXIST:
-                return None
+        known = try_to_load_from_cache(repository, name, revision=revision)
+        if known is _CACHED_NO_EXIST and revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
+            return None
         return Path(hf_hub_download(repository, name, revision=revision))
     except HFValidationError as error:
         raise CheckpointError(
             f"{repository}: no such folder, and not a hub id, which has the form owner/name"
         ) from error
     except LocalEntryNotFoundError as error:
-        if is_offline_mode():
+        if is_offline_mode() or known is _CACHED_NO_EXIST:
             return None
         raise CheckpointError(_unreachable(repository, name, error.__cause__ or error)) from error
     except EntryNotFoundError:
