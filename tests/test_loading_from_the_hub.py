@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from recall_evals.models.checkpoint import find_checkpoint
 
 MODEL = "hazyresearch/tiny"
 OLD_COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REVISIONS = ("main", "dev", "refs/tags/v1", "refs/pr/1", OLD_COMMIT)
 TOKENS = [72, 101, 108, 108, 111]
 
 # Evaluates the expressions it is given, {label: expression}, and prints {label: [kind of error, message or value]}.
@@ -40,6 +41,9 @@ def read(source, revision=None):
     model = load_model(source, revision=revision)
     scores, _ = model.prefill(torch.tensor({TOKENS}), lengths=[{len(TOKENS)}])
     return [checkpoint.revision, checkpoint.content_hash(), scores[0].tolist()]
+
+def told(tokenizer):
+    return [len(tokenizer), tokenizer.eos_token, tokenizer.name_or_path, tokenizer_hash(tokenizer)]
 
 def with_token(token, call):
     os.environ["HF_TOKEN"] = token
@@ -92,59 +96,72 @@ def without(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_every_revision_then_offline_then_without_a_hub(tmp_path: Path) -> None:
-    """Other weights at each revision, published in each way; the folders say what must come out."""
-    names = ("main", "dev", "refs/tags/v1", "refs/pr/1", OLD_COMMIT)
-    folders = {name: tiny.save(tmp_path / str(seed), tiny.BASED, seed=seed) for seed, name in enumerate(names)}
-    in_shards(folders["dev"])
-    weights = folders["refs/pr/1"] / "model.safetensors"
+class Asked(NamedTuple):
+    """What one set of questions was answered with the hub, then offline, then with a hub that has gone."""
+
+    expected: Said
+    online: Said
+    offline: Said
+    gone: Said
+    requests_offline: int
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    """Other weights at each revision, published in each way, and tokenizers; the folders say what must come out."""
+    folder = tmp_path_factory.mktemp("hub")
+    revisions = {name: tiny.save(folder / str(seed), tiny.BASED, seed=seed) for seed, name in enumerate(REVISIONS)}
+    in_shards(revisions["dev"])
+    weights = revisions["refs/pr/1"] / "model.safetensors"
     torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
     weights.unlink()
-    asked = {name: name.removeprefix("refs/tags/") for name in names}
-    expressions = {name: f"read({MODEL!r}, {revision!r})" for name, revision in asked.items()}
-    expressions["no revision"] = f"read({MODEL!r})"
-    expected: Said = {}
-    with LoopbackHub(models={MODEL: folders}) as hub:
-        for name, folder in folders.items():
-            scores, _ = load_model(folder).prefill(torch.tensor(TOKENS), lengths=[len(TOKENS)])
-            hashed = find_checkpoint(folder).content_hash()
-            expected[name] = ["", [hub.commit("models", MODEL, name), hashed, scores[0].tolist()]]
-        expected["no revision"] = expected["main"]
-        environment = hub.environment(tmp_path / "home")
-        assert ask(environment, expressions) == expected
-        requests = len(hub.requests)
-        assert ask(environment | {"HF_HUB_OFFLINE": "1"}, expressions) == expected
-        assert len(hub.requests) == requests
-    assert ask(environment, expressions) == expected
-    assert len({json.dumps(answer) for answer in expected.values()}) == len(names)
-
-
-def test_tokenizers_then_offline(tmp_path: Path) -> None:
-    """A model's own is the same from the hub as from its folder, with a configuration beside it or without."""
-    own = tiny.save(tmp_path / "own", tiny.MAMBA)
-    configured = tiny.save(tmp_path / "configured", tiny.BASED)
+    own = tiny.save(folder / "own", tiny.MAMBA)
+    configured = tiny.save(folder / "configured", tiny.BASED)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "model_max_length": 64}
     (configured / "tokenizer_config.json").write_text(json.dumps(settings))
-    none = without(tiny.save(tmp_path / "none", tiny.BASED), "tokenizer.json")
+    none = without(tiny.save(folder / "none", tiny.BASED), "tokenizer.json")
     models = {"org/own": own, "org/configured": configured, "org/none": none, "openai-community/gpt2": configured}
-    template = "(lambda t: [len(t), t.eos_token, t.name_or_path, tokenizer_hash(t)])(load_tokenizer({}))"
-    expressions = {name: template.format(f"None, {name!r}") for name in ("org/own", "org/configured", "org/none")}
-    expressions["named"] = template.format("'org/configured', 'org/none'")
-    hashes = {name: tokenizer_hash(load_tokenizer(None, models[name])) for name in ("org/own", "org/configured")}
-    with LoopbackHub(models=models) as hub:
-        environment = hub.environment(tmp_path / "home")
-        first = ask(environment, expressions)
+
+    expressions = {name: f"read({MODEL!r}, {name.removeprefix('refs/tags/')!r})" for name in REVISIONS}
+    expressions["no revision"] = f"read({MODEL!r})"
+    expressions |= {name: f"told(load_tokenizer(None, {name!r}))" for name in ("org/own", "org/configured", "org/none")}
+    expressions["named"] = "told(load_tokenizer('org/configured', 'org/none'))"
+    with LoopbackHub(models={MODEL: revisions} | models) as hub:
+        expected: Said = {}
+        for name, checkpoint in revisions.items():
+            scores, _ = load_model(checkpoint).prefill(torch.tensor(TOKENS), lengths=[len(TOKENS)])
+            hashed = find_checkpoint(checkpoint).content_hash()
+            expected[name] = ["", [hub.commit("models", MODEL, name), hashed, scores[0].tolist()]]
+        expected["no revision"] = expected["main"]
+        for label, name, source in (
+            ("org/own", "org/own", own),
+            ("org/configured", "org/configured", configured),
+            ("org/none", "openai-community/gpt2", configured),
+            ("named", "org/configured", configured),
+        ):
+            expected[label] = ["", [257, "<|endoftext|>", name, tokenizer_hash(load_tokenizer(None, source))]]
+        environment = hub.environment(folder / "home")
+        online = ask(environment, expressions)
         requests = len(hub.requests)
-        assert ask(environment | {"HF_HUB_OFFLINE": "1"}, expressions) == first
-        assert len(hub.requests) == requests
-    configured_answer = [257, "<|endoftext|>", "org/configured", hashes["org/configured"]]
-    assert first == {
-        "org/own": ["", [257, "<|endoftext|>", "org/own", hashes["org/own"]]],
-        "org/configured": ["", configured_answer],
-        "org/none": ["", [257, "<|endoftext|>", "openai-community/gpt2", hashes["org/configured"]]],
-        "named": ["", configured_answer],
-    }
-    assert ask(environment, expressions) == first
+        offline = ask(environment | {"HF_HUB_OFFLINE": "1"}, expressions)
+        requests = len(hub.requests) - requests
+    return Asked(expected, online, offline, ask(environment, expressions), requests)
+
+
+@pytest.mark.parametrize("label", [*REVISIONS, "no revision"])
+def test_every_revision_with_offline_and_without_the_hub(asked: Asked, label: str) -> None:
+    assert asked.online[label] == asked.offline[label] == asked.gone[label] == asked.expected[label]
+
+
+@pytest.mark.parametrize("label", ["org/own", "org/configured", "org/none", "named"])
+def test_every_tokenizer_with_offline_and_without_the_hub(asked: Asked, label: str) -> None:
+    """The same as from the folder: with a configuration beside it or without, the model's own, GPT-2's or another."""
+    assert asked.online[label] == asked.offline[label] == asked.gone[label] == asked.expected[label]
+
+
+def test_revisions_differ_and_offline_nothing_is_asked(asked: Asked) -> None:
+    assert len({json.dumps(asked.expected[name][1][1:]) for name in REVISIONS}) == len(REVISIONS)
+    assert asked.requests_offline == 0
 
 
 # label -> what is evaluated, and what the one line that is said must name; {hub} is the hub's address
@@ -247,11 +264,13 @@ def test_what_failed_once_loads_with_the_next_run(troubled: tuple[LoopbackHub, d
     """The faults are over by now; what arrived whole, config.json, is not sent again."""
     hub, environment = troubled
     names = ("busy", "limited", "cut", "reset", "slow")
-    expected = ask(environment, {MODEL: f"read({MODEL!r})"})[MODEL]
     before = len(hub.requests)
     again = {name: f"read('org/{name}')" for name in names}
     again["gated"] = "with_token('hf_granted', lambda: read('org/gated'))"
-    assert ask(environment, again) == dict.fromkeys(again, expected)
+    answers = ask(environment, again)
+    whole = hub.repositories["models"][MODEL]["main"]
+    expected = ["", [hub.commit("models", MODEL), find_checkpoint(whole).content_hash()]]
+    assert {name: [kind, answer[:2]] for name, (kind, answer) in answers.items()} == dict.fromkeys(again, expected)
     sent = [r.path.rsplit("/", 1)[1] for r in hub.requests[before:] if r.method == "GET" and r.status == HTTPStatus.OK]
     assert sorted(sent) == ["config.json"] + ["model.safetensors"] * len(again)
 
@@ -261,15 +280,16 @@ def test_a_download_that_is_killed_does_no_harm(tmp_path: Path) -> None:
     with LoopbackHub(models={MODEL: folder}) as hub:
         hub.fault("GET *.safetensors", Fault(cut_after=100_000, stall=60, times=1))
         environment = hub.environment(tmp_path / "home")
-        command = [sys.executable, "-c", f"import recall_evals.models as m; m.load_model({MODEL!r})"]
+        code = f"from recall_evals.models.hub import *; print(fetch_from_hub({MODEL!r}, 'model.safetensors'))"
+        command = [sys.executable, "-c", code]
         with subprocess.Popen(command, env=environment) as process:
             deadline = time.monotonic() + 60
-            while "model.safetensors" not in "".join(hub.downloads()) and time.monotonic() < deadline:
+            while not hub.downloads() and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert list((tmp_path / "home").rglob("*.incomplete"))
             process.kill()
-        answer = ask(environment, {"again": f"read({MODEL!r})"})["again"]
-    assert answer[1][1] == find_checkpoint(folder).content_hash()
+        path = subprocess.check_output(command, env=environment, text=True, timeout=60).strip()
+    assert Path(path).read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 def test_nothing_listens_or_nothing_may_be_asked(tmp_path: Path) -> None:
