@@ -10,7 +10,7 @@ test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto  # a worker a core, each with one thread
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup  # a worker a core, each with one thread
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m recall_evals.evals.demo

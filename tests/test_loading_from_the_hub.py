@@ -20,6 +20,8 @@ from recall_evals.adapters.tokenizer import load_tokenizer, tokenizer_hash
 from recall_evals.models import load_model
 from recall_evals.models.checkpoint import find_checkpoint
 
+pytestmark = pytest.mark.xdist_group("loading from the hub")  # one worker, or the fixtures are made by each
+
 MODEL = "hazyresearch/tiny"
 OLD_COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REVISIONS = ("main", "dev", "refs/tags/v1", "refs/pr/1", OLD_COMMIT)

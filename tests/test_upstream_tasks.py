@@ -15,6 +15,8 @@ import tiny
 from hub import Fault, LoopbackHub
 from recall_evals.models.checkpoint import find_checkpoint
 
+pytestmark = pytest.mark.xdist_group("upstream tasks")  # one worker, or the fixture is made by each
+
 MODEL = "hazyresearch/based-tiny"
 REVISION = "refs/pr/1"
 PUBLISHED = {
