@@ -89,7 +89,7 @@ def _refused(repository: str, name: str, revision: str | None, error: Exception)
         if status == 429:
             return f"{repository}: {name}: too many requests (429); wait some minutes and run again, or {LOGIN}"
         remedy = "run again later" if status >= 500 else f"look at {page}"
-        return f"{repository}: {name}: the hub answered {status} ({_one_line(error)}); {remedy}"
+        return f"{repository}: {name}: the hub answered {_one_line(error)}; {remedy}"
     if isinstance(error, OSError) and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)):
         return (
             f"{repository}: {name} could not be stored in {HF_HUB_CACHE} ({_one_line(error)}); make room or "
@@ -102,4 +102,8 @@ def _refused(repository: str, name: str, revision: str | None, error: Exception)
 
 
 def _one_line(error: BaseException) -> str:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError):  # its own text holds the address, with the signature that opens the file
+        return f"{error.response.status_code} {error.response.reason_phrase}"
     return str(error).strip().partition("\n")[0] or type(error).__name__

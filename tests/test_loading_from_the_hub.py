@@ -258,6 +258,7 @@ def test_one_line_names_the_repository_and_the_remedy(
     kind, message = said[label]
     assert kind == "CheckpointError"
     assert "\n" not in message
+    assert troubled[0].signature not in message
     for part in REFUSED[label][1]:
         assert part.format(hub=troubled[0].url) in message
 
