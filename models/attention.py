@@ -9,6 +9,7 @@ from ..kernels.rotary.reference import apply_rotary, rotary_angles
 from .decoder import Decoder, LayerState, Linear, Mixer, Reading
 from .decoder_config import DecoderConfig, mixer_kind
 from .errors import ConfigurationError
+from .fields import shown
 
 
 class RotaryProjections(Mixer):
@@ -21,6 +22,11 @@ class RotaryProjections(Mixer):
         super().__init__()
         self.heads, self.head_dim = config.n_heads, config.head_dim
         self.rotary_dim, self.rotary_base = config.rotary_dim, config.rotary_base
+        if -(-self.rotary_dim // 2) * 2 > self.head_dim:
+            raise ConfigurationError(
+                f"config.json: rotary_emb_fraction {config.rotary_fraction}: dimensions are turned in pairs, and heads "
+                f"of {self.head_dim} (n_embd / n_head) lack the last; only a smaller fraction is possible"
+            )
         self.scale = config.softmax_scale(layer)
         self.Wqkv = Linear(config.d_model, 3 * config.d_model, bias=config.qkv_bias)
         self.out_proj = Linear(config.d_model, config.d_model, bias=config.out_bias)
@@ -56,5 +62,7 @@ class AttentionModel(Decoder):
 
     def make_mixer(self, layer: int, shapes: Mapping[str, tuple[int, ...]]) -> Mixer:
         if (kind := mixer_kind(self.settings.mixers[layer])) != "MHA":
-            raise ConfigurationError(f"config.json: layer {layer} is {kind!r}, but an attention model has no mixers")
+            raise ConfigurationError(
+                f"config.json: layer {layer} is {shown(kind)}, but an attention model has no mixers"
+            )
         return MHA(self.settings, layer)

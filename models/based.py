@@ -13,16 +13,19 @@ from .attention import MHA, RotaryProjections
 from .decoder import Decoder, LayerState, Linear, Mixer, Reading
 from .decoder_config import DecoderConfig, mixer_kind
 from .errors import ConfigurationError
+from .fields import get_field, shown
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def integer(mixer: Mapping[str, Any], name: str, default: int) -> int:
     """A whole-number field of a mixer's configuration."""
-    value = default if mixer.get(name) is None else mixer[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"config.json: {mixer['_target_']}: {name} must be a whole number >= 1, got {value!r}")
-    return value
+    return get_field(mixer, name, int, default, place(mixer))
+
+
+def place(mixer: Mapping[str, Any]) -> str:
+    """How a message names the part of the configuration that a mixer's field stands in."""
+    return f"config.json: {shown(mixer['_target_'])}"
 
 
 class Convolution(nn.Module):
@@ -39,7 +42,9 @@ class BaseConv(Mixer):
     def __init__(self, config: DecoderConfig, mixer: Mapping[str, Any], conv_bias: bool):
         super().__init__()
         expansion = integer(mixer, "expand_proj", 2)
-        bias = mixer.get("use_bias", True)
+        bias = get_field(mixer, "use_bias", bool, True, place(mixer))
+        if expansion * config.d_model % 2:
+            raise ConfigurationError(f"{place(mixer)}: expand_proj {expansion} times n_embd can't be halved")
         self.width = expansion * config.d_model // 2
         self.in_proj = Linear(config.d_model, expansion * config.d_model, bias=bias)
         # `kernel_sizes`, which the published files also have, never reached the original's constructor.
@@ -67,12 +72,16 @@ class LinearAttention(Mixer):
         self.heads = integer(mixer, "num_heads", 16)
         self.feature_dim = integer(mixer, "feature_dim", 16)
         self.head_dim = integer(mixer, "head_dim", config.d_model // self.heads)
-        feature_map = mixer.get("feature_map") or {}
-        name = str(feature_map.get("_target_", "TaylorExp")).rsplit(".", 1)[-1]
+        where = place(mixer)
+        if self.heads > config.d_model:
+            raise ConfigurationError(f"{where}: num_heads {self.heads} exceeds n_embd {config.d_model}")
+        feature_map = get_field(mixer, "feature_map", dict, {}, where)
+        name = get_field(feature_map, "_target_", str, "TaylorExp", f"{where}: feature_map").rsplit(".", 1)[-1]
         if name != "TaylorExp":
-            raise ConfigurationError(f"config.json: feature map {name!r} is unknown; supported: TaylorExp")
+            raise ConfigurationError(f"{where}: feature map {shown(name)} is unknown; supported: TaylorExp")
         # `scale_dim` is a field of the JRT code base; the others say `feature_map.input_dim`.
-        scale_dim = mixer.get("scale_dim") or feature_map.get("input_dim") or self.feature_dim
+        input_dim = get_field(feature_map, "input_dim", int, self.feature_dim, f"{where}: feature_map")
+        scale_dim = integer(mixer, "scale_dim", input_dim)
         self.scale = scale_dim**-0.5
         self.proj_q = Linear(config.d_model, self.heads * self.feature_dim, bias=False)
         self.proj_k = Linear(config.d_model, self.heads * self.feature_dim, bias=False)
@@ -80,9 +89,11 @@ class LinearAttention(Mixer):
         self.out_proj = Linear(self.heads * self.head_dim, config.d_model, bias=False)
         # `fixed_decay` alone changes nothing; only together with `use_decay_proj` is the decay used.
         self.gamma: list[float] | None = None
-        if mixer.get("use_decay_proj"):
+        if get_field(mixer, "use_decay_proj", bool, False, where):
             self.decay_proj = Linear(config.d_model, self.heads, bias=False)
             if config.fixed_decay:
+                if config.decay_const >= 0:
+                    raise ConfigurationError(f"config.json: decay_const {config.decay_const} must be negative")
                 self.gamma = [1 - 2 ** (config.decay_const - h) for h in range(self.heads)]
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,6 +162,6 @@ class BasedModel(Decoder):
         if kind in ("SlidingAttention", "SlidingsMHA"):
             return SlidingAttention(self.settings, mixer, layer)
         raise ConfigurationError(
-            f"config.json: layer {layer}: mixer {mixer['_target_']!r} is unknown; supported: BaseConv, "
+            f"config.json: layer {layer}: mixer {shown(mixer['_target_'])} is unknown; supported: BaseConv, "
             "LinearAttention, SlidingAttention, PrefixLinearAttention (JRT)"
         )

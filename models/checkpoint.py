@@ -2,18 +2,17 @@
 
 import hashlib
 import json
-import pickle
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .errors import CheckpointError, ConfigurationError
+from .fields import shown
 from .hub import fetch_from_hub
+from .weights import read_index, read_tensors
 
 # safetensors first; a .bin is a pickle and is read without running code.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -39,8 +38,10 @@ class Checkpoint:
         """The parsed config.json."""
         try:
             config = json.loads(self.config_file.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{self.config_file}: not valid JSON ({error})") from error
+        except OSError as error:
+            raise ConfigurationError(f"{self.config_file}: can't be read ({error}); check the file") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigurationError(f"{self.config_file}: not valid JSON ({error}); download it again") from error
         if not isinstance(config, dict):
             raise ConfigurationError(f"{self.config_file}: must hold an object, holds a {type(config).__name__}")
         return config
@@ -48,8 +49,12 @@ class Checkpoint:
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, as stored, on the CPU."""
         merged: dict[str, Tensor] = {}
+        home: dict[str, Path] = {}
         for file in self.weight_files:
-            merged.update(_read(file))
+            for name, tensor in read_tensors(file).items():
+                if name in merged:
+                    raise CheckpointError(f"{file}: {shown(name)} is also in {home[name].name}; keep one of them")
+                merged[name], home[name] = tensor, file
         return merged
 
     def content_hash(self) -> str:
@@ -108,10 +113,7 @@ def _collect(source: str, fetch: Callable[[str], Path | None], revision: str | N
         if (file := fetch(name)) is not None:
             return Checkpoint(source, config_file, [file], revision)
         if (index := fetch(f"{name}.index.json")) is not None:
-            try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise CheckpointError(f"{index}: no valid weight_map ({error!r})") from error
+            shards = read_index(index)
             found = {shard: fetch(shard) for shard in shards}
             files = [file for file in found.values() if file is not None]
             if missing := [shard for shard, file in found.items() if file is None]:
@@ -124,21 +126,3 @@ def _collect(source: str, fetch: Callable[[str], Path | None], revision: str | N
         f"{source}: no weights; looked for {', '.join(WEIGHTS)} and their .index.json in {where}; "
         + ("copy them there" if revision is None else "give another revision, or a folder with weights")
     )
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file}: not a readable safetensors file ({error}); download it again") from error
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: refused or unreadable ({error})") from error
-    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
-        raise CheckpointError(f"{file}: must hold a plain dictionary of tensors")
-    return loaded

@@ -10,12 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ConfigurationError
-
-SIZES = frozenset(
-    ("n_embd", "n_head", "n_layer", "n_inner", "vocab_size", "pad_vocab_size_multiple", "enc_length")
-    + ("d_model", "d_state", "d_conv", "expand")
-)
-
+from .fields import NUMBER, get_field, shown
 
 # Head and embedding, which hold a row for every id, in the published files.
 ROW_NAMES = ("lm_head.weight", "transformer.embeddings.word_embeddings.weight", "backbone.embedding.weight")
@@ -29,20 +24,6 @@ def rows_of_vocabulary(vocab_size: int, multiple: int, shapes: Mapping[str, tupl
 
 def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
-
-
-def get_field(config: Mapping[str, Any], name: str, kind: type | tuple[type, ...], default: Any) -> Any:
-    """The field, its default when absent or null, or an error that names it."""
-    value = config.get(name)
-    if value is None:
-        if default is ...:
-            raise ConfigurationError(f"config.json: field {name!r} is missing")
-        return default
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-        raise ConfigurationError(f"config.json: field {name!r} must be {kind}, got {value!r}")
-    if name in SIZES and isinstance(value, int | float) and value < 1:
-        raise ConfigurationError(f"config.json: field {name!r} must be >= 1, got {value!r}")
-    return value
 
 
 @dataclass
@@ -110,15 +91,15 @@ class DecoderConfig:
         activation = get_field(config, "activation_function", str, "gelu_new")
         if activation not in ("swiglu", "geglu", "glu"):
             raise ConfigurationError(
-                f"config.json: activation_function {activation!r} is unknown; supported: swiglu, geglu, glu"
+                f"config.json: activation_function {shown(activation)} is unknown; supported: swiglu, geglu, glu"
             )
         mlp_type = get_field(config, "mlp_type", str, "base")
         if mlp_type == "alt":
-            hidden = int(2 * d_model * get_field(config, "ff_mult", (int, float), 2) / 3)
+            hidden = max(1, int(2 * d_model * get_field(config, "ff_mult", NUMBER, 2) / 3))
         elif mlp_type == "base":
             hidden = get_field(config, "n_inner", int, int(8 * d_model / 3))
         else:
-            raise ConfigurationError(f"config.json: mlp_type {mlp_type!r} is unknown; supported: base, alt")
+            raise ConfigurationError(f"config.json: mlp_type {shown(mlp_type)} is unknown; supported: base, alt")
         vocab_size = get_field(config, "vocab_size", int, ...)
         n_layers = get_field(config, "n_layer", int, ...)
         return cls(
@@ -136,35 +117,39 @@ class DecoderConfig:
             fc1_bias=get_field(config, "mlp_fc1_bias", bool, True),
             fc2_bias=get_field(config, "mlp_fc2_bias", bool, True),
             rms_norm=get_field(config, "rms_norm", bool, False),
-            norm_eps=get_field(config, "layer_norm_epsilon", (int, float), 1e-5),
+            norm_eps=get_field(config, "layer_norm_epsilon", NUMBER, 1e-5),
             residual_in_fp32=get_field(config, "residual_in_fp32", bool, False),
             qkv_bias=get_field(config, "qkv_proj_bias", bool, True),
             out_bias=get_field(config, "out_proj_bias", bool, True),
-            rotary_fraction=get_field(config, "rotary_emb_fraction", (int, float), 0.0),
-            rotary_base=get_field(config, "rotary_emb_base", (int, float), 10000.0),
+            rotary_fraction=get_field(config, "rotary_emb_fraction", NUMBER, 0.0),
+            rotary_base=get_field(config, "rotary_emb_base", NUMBER, 10000.0),
             scale_attention=get_field(config, "scale_attn_weights", bool, True),
             scale_by_layer=get_field(config, "scale_attn_by_inverse_layer_idx", bool, False),
             tied=get_field(config, "tie_word_embeddings", bool, True),
             fixed_decay=get_field(config, "fixed_decay", bool, False),
-            decay_const=get_field(config, "decay_const", (int, float), -3),
+            decay_const=get_field(config, "decay_const", NUMBER, -3),
             enc_length=get_field(config, "enc_length", int, None),
-            initializer_range=get_field(config, "initializer_range", (int, float), 0.02),
-            mixers=[_mixer_of(config, layer) for layer in range(n_layers)],
+            initializer_range=get_field(config, "initializer_range", NUMBER, 0.02),
+            mixers=_mixers(config, n_layers),
         )
 
 
-def _mixer_of(config: Mapping[str, Any], layer: int) -> dict[str, Any] | None:
-    """The mixer's configuration: alt_mixer_2_layers is asked first, then alt_mixer_layers, else `mixer`."""
-    if layer in get_field(config, "alt_mixer_2_layers", list, []):
-        name = "alt_mixer_2"
-    elif layer in get_field(config, "alt_mixer_layers", list, []):
-        name = "alt_mixer"
-    else:
-        name = "mixer"
-    mixer = get_field(config, name, dict, None)
-    if mixer is not None and not isinstance(mixer.get("_target_"), str):
-        raise ConfigurationError(f"config.json: {name}._target_ is missing")
-    return mixer
+def _mixers(config: Mapping[str, Any], n_layers: int) -> list[dict[str, Any] | None]:
+    """The mixer of each layer: alt_mixer_2_layers is asked first, then alt_mixer_layers, else it is `mixer`."""
+    mixers = {name: get_field(config, name, dict, None) for name in ("mixer", "alt_mixer", "alt_mixer_2")}
+    for name, mixer in mixers.items():
+        if mixer is not None:
+            get_field(mixer, "_target_", str, ..., f"config.json: {name}")
+    routed = [mixers["mixer"]] * n_layers
+    for name in ("alt_mixer", "alt_mixer_2"):
+        layers = get_field(config, f"{name}_layers", list, [])
+        if not all(type(layer) is int and 0 <= layer < n_layers for layer in layers):
+            raise ConfigurationError(
+                f"config.json: field '{name}_layers' must list layers from 0 to {n_layers - 1}, got {shown(layers)}"
+            )
+        for layer in layers:
+            routed[layer] = mixers[name]
+    return routed
 
 
 def mixer_kind(mixer: Mapping[str, Any] | None) -> str:

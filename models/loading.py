@@ -12,7 +12,11 @@ from torch import Tensor
 from .checkpoint import Checkpoint, find_checkpoint
 from .decoder_config import ROW_NAMES
 from .errors import CheckpointError, ConfigurationError
+from .fields import shown
 from .sequence_model import SequenceModel
+
+# Weights are stored as one of these, and converted to the dtype that was asked for.
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 # name -> module:class, imported when first used, so that one broken architecture never breaks another
 ARCHITECTURES = {
@@ -38,17 +42,21 @@ def detect_architecture(config: Mapping[str, Any]) -> str:
     if "ssm_cfg" in config or ("d_model" in config and "n_embd" not in config):
         return "mamba"
     mixers = [config[name] for name in ("mixer", "alt_mixer", "alt_mixer_2") if isinstance(config.get(name), dict)]
-    if any(str(m.get("_target_")).endswith("PrefixLinearAttention") for m in mixers):
+    if any(_ends(mixer.get("_target_"), "PrefixLinearAttention") for mixer in mixers):
         return "jrt"
     if mixers:
         return "based"
-    if "n_embd" in config and str(config.get("activation_function", "")).endswith("glu"):
+    if "n_embd" in config and _ends(config.get("activation_function"), "glu"):
         return "attention"
     raise ConfigurationError(
         "config.json: no architecture known here: looked for ssm_cfg (mamba), mixer / alt_mixer / alt_mixer_2 (based, "
         "jrt) or n_embd with a gated activation_function (attention); "
-        f"model_type is {config.get('model_type')!r}"
+        f"model_type is {shown(config.get('model_type'))}"
     )
+
+
+def _ends(value: object, suffix: str) -> bool:
+    return isinstance(value, str) and value.endswith(suffix)
 
 
 def load_model(
@@ -83,47 +91,57 @@ def load_checkpoint(
     config = checkpoint.config()
     try:
         architecture = detect_architecture(config)
-        tensors = clean_names(checkpoint.tensors(), architecture)
-        with torch.device("meta"):
+        tensors = clean_names(checkpoint.tensors(), architecture, checkpoint.source)
+        with torch.device("meta"):  # sizes without memory, whatever they are: _check_fit compares them
             model = model_class(architecture)(config, {name: tuple(t.shape) for name, t in tensors.items()})
     except ConfigurationError as error:
         raise ConfigurationError(f"{checkpoint.source}: {error}") from None
-    tensors = {name: t.to(device=device, dtype=dtype) for name, t in tensors.items()}
     _complete_tied_rows(tensors, model, checkpoint.source)
     _check_fit(tensors, model, checkpoint.source)
-    model.load_state_dict(tensors, assign=True)
+    model.load_state_dict({n: t.to(device=device, dtype=dtype) for n, t in tensors.items()}, assign=True)
     model.tie()  # assigning gave the head and the embedding a tensor each
+    _check_finite(model, checkpoint.source)
     return model.eval().requires_grad_(False)
 
 
-def clean_names(tensors: Mapping[str, Tensor], architecture: str) -> dict[str, Tensor]:
+def clean_names(tensors: Mapping[str, Tensor], architecture: str, source: str) -> dict[str, Tensor]:
     """The published spelling of every name, without what is no weight.
 
     One leading `model.` goes, counters of the training run (`*_metrics.*`) go; in the decoder family `conv1` becomes
     `conv` (older releases), stored rotary tables and the unused decay buffer go, and norms that stand after their
     sub-layer (`transformer.ln_0`) are moved to the one that follows.
+
+    Raises:
+        CheckpointError: two tensors that get the same name.
     """
-    cleaned = {}
-    for name, tensor in tensors.items():
-        name = re.sub(r"^model\.", "", name)
-        if "metrics" in name:
+    names = {}
+    for name in tensors:
+        clean = re.sub(r"^model\.", "", name)
+        if "metrics" in clean:
             continue
         if architecture != "mamba":
-            name = name.replace("conv1", "conv")
-            if name.endswith("rotary_emb.inv_freq") or name == "transformer.decay.decay":
+            clean = clean.replace("conv1", "conv")
+            if clean.endswith("rotary_emb.inv_freq") or clean == "transformer.decay.decay":
                 continue
-        cleaned[name] = tensor
-    return _shift_norms(cleaned) if any(n.startswith("transformer.ln_0.") for n in cleaned) else cleaned
+        names[name] = clean
+    if architecture != "mamba" and any(n.startswith("transformer.ln_0.") for n in names.values()):
+        names = _shift_norms(names)
+    cleaned: dict[str, str] = {}
+    for name, clean in names.items():
+        if (other := cleaned.setdefault(clean, name)) != name:
+            raise CheckpointError(f"{source}: {shown(other)} and {shown(name)} are the same weight; keep one of them")
+    return {clean: tensors[name] for clean, name in cleaned.items()}
 
 
-def _shift_norms(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _shift_norms(names: Mapping[str, str]) -> dict[str, str]:
     """Post-norm order: ln_0 -> first norm1, norm1 -> norm2 of its layer, norm2 -> norm1 of the next, last -> ln_f."""
-    n_layers = 1 + max(int(m[1]) for n in tensors if (m := re.match(r"transformer\.layers\.(\d+)\.", n)))
+    layers = [int(m[1]) for n in names.values() if (m := re.match(r"transformer\.layers\.([0-9]{1,9})\.", n))]
+    n_layers = 1 + max(layers, default=0)
 
     def shifted(name: str) -> str:
         if match := re.fullmatch(r"transformer\.ln_0\.(\w+)", name):
             return f"transformer.layers.0.norm1.{match[1]}"
-        if match := re.fullmatch(r"transformer\.layers\.(\d+)\.norm([12])\.(\w+)", name):
+        if match := re.fullmatch(r"transformer\.layers\.([0-9]{1,9})\.norm([12])\.(\w+)", name):
             layer, which, kind = int(match[1]), match[2], match[3]
             if which == "1":
                 return f"transformer.layers.{layer}.norm2.{kind}"
@@ -132,7 +150,7 @@ def _shift_norms(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             )
         return name
 
-    return {shifted(name): tensor for name, tensor in tensors.items()}
+    return {name: shifted(clean) for name, clean in names.items()}
 
 
 def _complete_tied_rows(tensors: dict[str, Tensor], model: SequenceModel, source: str) -> None:
@@ -155,12 +173,28 @@ def _complete_tied_rows(tensors: dict[str, Tensor], model: SequenceModel, source
 def _check_fit(tensors: Mapping[str, Tensor], model: SequenceModel, source: str) -> None:
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     problems = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
-    problems += [f"unexpected: {name} {list(t.shape)}" for name, t in tensors.items() if name not in expected]
+    problems += [f"unexpected: {shown(n)} {list(t.shape)}" for n, t in tensors.items() if n not in expected]
     problems += [
         f"wrong shape: {name} is {list(tensors[name].shape)}, the configuration says {list(shape)}"
         for name, shape in expected.items()
         if name in tensors and tuple(tensors[name].shape) != shape
     ]
+    problems += [
+        f"wrong type: {name} is {t.dtype}, not one of {', '.join(map(str, FLOATS))}"
+        for name, t in tensors.items()
+        if name in expected and t.dtype not in FLOATS
+    ]
     if problems:
-        shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise CheckpointError(f"{source}: the weights don't fit config.json:\n  {shown}")
+        shown_first = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise CheckpointError(
+            f"{source}: the weights don't fit config.json; take both from the same release:\n  {shown_first}"
+        )
+
+
+def _check_finite(model: SequenceModel, source: str) -> None:
+    for name, p in model.named_parameters():
+        if p.numel() and not torch.isfinite(torch.stack(p.aminmax())).all():
+            raise CheckpointError(
+                f"{source}: {name} holds NaN or infinity as {p.dtype}; "
+                "download it again, or choose a wider dtype if it was stored in one"
+            )

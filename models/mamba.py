@@ -19,8 +19,9 @@ from ..kernels.packing import Packing
 from ..kernels.selective_scan import reference as selective_scan
 from ..kernels.short_convolution import reference as short_convolution
 from .decoder import LayerState, Linear, RMSNorm
-from .decoder_config import get_field, rows_of_vocabulary
+from .decoder_config import rows_of_vocabulary
 from .errors import ConfigurationError
+from .fields import NUMBER, get_field
 from .sequence_model import SequenceModel
 from .state import State
 
@@ -32,14 +33,19 @@ class MambaMixer(nn.Module):
 
     def __init__(self, d_model: int, ssm: Mapping[str, Any]):
         super().__init__()
-        self.d_inner = int(get_field(ssm, "expand", (int, float), 2) * d_model)
-        self.d_state = get_field(ssm, "d_state", int, 16)
-        rank = get_field(ssm, "dt_rank", (int, str), "auto")
-        self.dt_rank = math.ceil(d_model / 16) if rank == "auto" else int(rank)
-        bias = get_field(ssm, "bias", bool, False)
-        conv_bias = get_field(ssm, "conv_bias", bool, True)
+        where = "config.json: ssm_cfg"
+        self.d_inner = int(get_field(ssm, "expand", NUMBER, 2, where) * d_model)
+        if self.d_inner < 1:
+            raise ConfigurationError(
+                f"{where}: expand {ssm['expand']} of d_model {d_model} leaves no channel; raise it"
+            )
+        self.d_state = get_field(ssm, "d_state", int, 16, where)
+        given = {} if ssm.get("dt_rank") == "auto" else ssm
+        self.dt_rank = get_field(given, "dt_rank", int, math.ceil(d_model / 16), where)
+        bias = get_field(ssm, "bias", bool, False, where)
+        conv_bias = get_field(ssm, "conv_bias", bool, True, where)
         self.in_proj = Linear(d_model, 2 * self.d_inner, bias=bias)
-        taps = get_field(ssm, "d_conv", int, 4)
+        taps = get_field(ssm, "d_conv", int, 4, where)
         self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, taps, groups=self.d_inner, bias=conv_bias)
         self.x_proj = Linear(self.d_inner, self.dt_rank + 2 * self.d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner, bias=True)

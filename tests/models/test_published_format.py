@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from recall_evals.models import load_model
-from recall_evals.models.errors import CheckpointError, ConfigurationError
 
 FLOAT32 = {"attn_tiny": 2e-4, "based_tiny": 2e-4, "jrt_tiny": 2e-4, "mamba_tiny": 1.5e-3}
 
@@ -104,7 +103,7 @@ def test_state_holds_what_the_design_says():
     assert state.nbytes == sum(t.nbytes for layer in state.layers for t in layer.values()) + 8
 
 
-# -- the traps of the files -----------------------------------------------------------------------------------------
+# -- the traps of the files; what is refused: test_bad_checkpoints.py -----------------------------------------------
 
 TOKENS = torch.arange(30)[None]
 
@@ -273,75 +272,3 @@ def test_only_jrt_narrows_its_two_wide_windows():
         config["alt_mixer_2"]["window_size"] = 4096
         layers = tiny.build(config).transformer.layers
         assert (layers[6].mixer.window, layers[7].mixer.window) == (2049, window)
-
-
-# -- what is refused ------------------------------------------------------------------------------------------------
-
-
-def test_misfits_are_listed(tmp_path):
-    weights = tiny.tensors(tiny.build(tiny.BASED))
-    del weights["transformer.ln_f.weight"]
-    weights["transformer.layers.0.norm1.weight"] = torch.ones(3)
-    weights["extra"] = torch.ones(1)
-    with pytest.raises(CheckpointError) as caught:
-        load_model(tiny.save(tmp_path, tiny.BASED, weights))
-    for part in ("missing: transformer.ln_f.weight [64]", "unexpected: extra [1]", "norm1.weight is [3]"):
-        assert part in str(caught.value)
-
-
-def test_untied_matrices_are_refused_where_the_configuration_ties_them(tmp_path):
-    weights = tiny.tensors(tiny.build(tiny.BASED))
-    weights["lm_head.weight"] = weights["lm_head.weight"] + 1
-    with pytest.raises(CheckpointError, match="differ, but the configuration ties them"):
-        load_model(tiny.save(tmp_path / "a", tiny.BASED, weights))
-    model = load_model(tiny.save(tmp_path / "b", tiny.changed(tiny.BASED, tie_word_embeddings=False), weights))
-    assert not torch.equal(model.lm_head.weight, model.embedding.weight)
-
-
-def test_a_pickle_that_runs_code_is_refused(tmp_path):
-    class Harmful:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "ran"), "w"))
-
-    (tmp_path / "config.json").write_text(json.dumps(tiny.BASED))
-    torch.save({"x": Harmful()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="refused or unreadable"):
-        load_model(tmp_path)
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"activation_function": "softplus"}, "activation_function 'softplus' is unknown"),
-        ({"n_embd": "64"}, "field 'n_embd' must be"),
-        ({"n_head": 5}, "not a multiple"),
-        ({"mixer": {"_target_": "a.b.Hyena"}}, "mixer 'a.b.Hyena' is unknown"),
-        ({"n_layer": None}, "field 'n_layer' is missing"),
-        ({"prenorm": False}, "prenorm = False is not supported"),
-        ({"n_head": 0}, "field 'n_head' must be >= 1"),
-        ({"alt_mixer": tiny.JRT["alt_mixer"], "alt_mixer_layers": []}, "no layer is routed to it"),
-        (
-            {"fixed_decay": True, "alt_mixer": tiny.JRT["alt_mixer"] | {"use_decay_proj": True}},
-            "with a decay is no published model",
-        ),
-    ],
-)
-def test_configurations_are_refused_by_field(tmp_path, fields, message):
-    tiny.save(tmp_path, tiny.BASED)
-    (tmp_path / "config.json").write_text(json.dumps(tiny.changed(tiny.BASED, **fields)))
-    with pytest.raises(ConfigurationError, match=message):
-        load_model(tmp_path)
-
-
-def test_absent_files_and_unknown_architectures(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no config\.json"):
-        load_model(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(CheckpointError, match="no weights; looked for"):
-        load_model(tmp_path)
-    save_file({"x": torch.ones(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(ConfigurationError, match="no architecture known here.*model_type is 'llama'"):
-        load_model(tmp_path)
-    with pytest.raises(CheckpointError, match="no such folder"):
-        load_model(tmp_path / "nowhere")
