@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+HALF = "\ufffd"  # what part of a character decodes to
 NEAR_TIE = 1e-4  # DESIGN: below this a float32 text may depend on the batch, and is counted
 
 
@@ -78,7 +79,8 @@ class Generation:
 
     def __post_init__(self) -> None:
         self.stops = [s for s in self.stops if s]
-        self._tail = 4 * max((len(s) for s in self.stops), default=0) + 8
+        self._longest = max((len(s) for s in self.stops), default=0)
+        self._settled = 0  # tokens that no stop still to come can begin in
         self._random: np.random.Generator | None = None
 
     def choose(self, scores: Tensor, best: int, lead: float) -> int:
@@ -94,21 +96,33 @@ class Generation:
     def append(self, token: int, end: int | None, decode: Callable[[Sequence[int]], str]) -> bool:
         """Take a token; True when the answer is complete, and then `text` holds it.
 
-        A stop text may straddle tokens, and a token may hold part of a character, so the text of the last tokens is
-        looked at as a whole: enough of them for the longest stop, counting four bytes a character.
+        A stop text may straddle tokens, so the text of the newest tokens is looked at as a whole: all from a place
+        where the text can be cut, and the longest stop could still end after it. A token may hold part of a character:
+        while tokens may follow, U+FFFD at the end of the text may be such a part, and is no text yet.
         """
         if token == end or token in self.ends:
             self.text = self._cut(decode(self.tokens))
             return True
         self.tokens.append(token)
-        stopped = bool(self.stops) and any(s in decode(self.tokens[-self._tail :]) for s in self.stops)
-        if stopped or len(self.tokens) >= self.limit:
-            text = decode(self.tokens)
-            # The tail alone may decode differently from the whole (a leading space): the whole decides.
-            if len(self.tokens) >= self.limit or any(s in text for s in self.stops):
-                self.text = self._cut(text)
-                return True
-        return False
+        if len(self.tokens) >= self.limit:
+            self.text = self._cut(decode(self.tokens))
+        elif self.stops:
+            newest = decode(self.tokens[self._settled :]).rstrip(HALF)
+            if any(s in newest for s in self.stops):
+                # Read alone, the newest tokens may have another text (a leading space): the whole decides.
+                text = decode(self.tokens).rstrip(HALF)
+                self.text = self._cut(text) if any(s in text for s in self.stops) else None
+            elif len(self.tokens) - self._settled >= 2 * (self._longest + 8):
+                self._settle(decode)
+        return self.text is not None
+
+    def _settle(self, decode: Callable[[Sequence[int]], str]) -> None:
+        """Look only at the later tokens from now on, if the text can be cut there and enough of it is left."""
+        place = len(self.tokens) - self._longest - 8
+        before, after = decode(self.tokens[self._settled : place]), decode(self.tokens[place:])
+        whole = decode(self.tokens[self._settled :])
+        if before + after == whole and len(after.rstrip(HALF)) >= self._longest:
+            self._settled = place
 
     def _cut(self, text: str) -> str:
         places = [text.find(s) for s in self.stops if s in text]

@@ -49,6 +49,42 @@ def test_a_stop_may_straddle_tokens_and_begin_inside_one():
     assert run([1, 2, 3, 4], [""], limit=2, decode=decode).text == " the en"
 
 
+def test_half_a_character_is_no_text_yet():
+    smile = "\U0001f600".encode()
+    assert run(b"a" + smile + b"b", ["\ufffd"]).text is None, "each part alone would decode to the stop"
+    assert run(b"a" + smile + b"b", ["b"]).text == "a\U0001f600"
+    assert run(b"a" + smile, ["\U0001f600"]).text == "a"
+    wrong = run(b"a\xffb", ["\ufffd"])
+    assert wrong.text == "a" and len(wrong.tokens) == 3, "what no byte completes is text once another follows"
+    assert run("a\ufffdb".encode(), ["\ufffd"]).text == "a"
+    # Nothing follows the last token: its half a character stays in the answer, or is cut off like any text.
+    assert run(b"a" + smile, [], limit=3).text == "a\ufffd"
+    assert run(b"a" + smile, ["\ufffd"], limit=3).text == "a"
+    assert run(b"a" + smile[:2] + b"\0", ["\ufffd"], end=0).text == "a"
+
+
+def test_tokens_without_text_hide_no_stop():
+    silent = [300] * 500  # special tokens decode to nothing
+    decode = lambda ids: bytes_of([i for i in ids if i != 300])  # noqa: E731
+    tokens = [*b"x" * 100, *b"the e", *silent, *b"n", *silent, *b"d of it"]
+    job = run(tokens, ["end"], limit=5000, decode=decode)
+    assert job.text == "x" * 100 + "the " and len(job.tokens) == tokens.index(ord("d")) + 1
+
+
+def test_only_the_newest_tokens_are_decoded():
+    read = []
+
+    def decode(ids):
+        read.append(len(ids))
+        return bytes_of(ids)
+
+    assert run(b"abc " * 500 + b"end", ["end"], limit=5000, decode=decode).text == "abc " * 500
+    assert sum(read) < 40 * 2003 and max(read[:-1]) < 30
+    # A decoder that drops a leading space has no place to cut at: it is slower, and right.
+    stripped = lambda ids: "".join(f" {'ab'[i]}" for i in ids)[1:]  # noqa: E731
+    assert run([0] * 300 + [1, 0], ["a b"], decode=stripped).text == "a " * 299
+
+
 def test_the_end_token_stops_and_is_no_text():
     job = run([65, 66, 0, 67], ["\n"], end=0)
     assert job.text == "AB" and job.tokens == [65, 66]
