@@ -1,5 +1,7 @@
 """Stop texts and sampling, for one request."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,21 @@ def test_only_the_newest_tokens_are_decoded():
     # A decoder that drops a leading space has no place to cut at: it is slower, and right.
     stripped = lambda ids: "".join(f" {'ab'[i]}" for i in ids)[1:]  # noqa: E731
     assert run([0] * 300 + [1, 0], ["a b"], decode=stripped).text == "a " * 299
+
+
+def test_no_cut_through_what_decodes_only_as_a_whole():
+    def text_of(run):
+        try:
+            return bytes(run).decode()
+        except UnicodeDecodeError:
+            return "\ufffd" * len(run)
+
+    def decode(ids):  # as byte tokens of SentencePiece vocabularies: a run with one wrong byte is lost as a whole
+        runs = [list(group) for word, group in itertools.groupby(ids, lambda i: i > 255)]
+        return "".join("".join(chr(i - 256) for i in run) if run[0] > 255 else text_of(run) for run in runs)
+
+    a, b = 256 + ord("a"), 256 + ord("b")
+    assert run([a, *("é" * 13).encode(), a, b], ["ééééab"], decode=decode).text == "a" + "é" * 9
 
 
 def test_the_end_token_stops_and_is_no_text():
