@@ -26,7 +26,9 @@ import pyarrow.parquet
 
 ROOT_VARIABLE = "RECALL_EVALS_DATA"
 FILE_NAMES = tuple(f"validation.{suffix}" for suffix in ("jsonl", "jsonl.xz", "jsonl.gz", "jsonl.zst", "parquet"))
-UNREADABLE = (OSError, EOFError, KeyError, ValueError, TypeError, lzma.LZMAError, zlib.error, pyarrow.ArrowException)
+UNREADABLE = (OSError, EOFError, KeyError, ValueError, TypeError, OverflowError, RecursionError, MemoryError)
+UNREADABLE += (lzma.LZMAError, zlib.error, pyarrow.ArrowException)
+XZ_MEMORY = 1 << 30  # bytes; what xz writes needs 65 MB to be read, a damaged header may ask for any amount
 REQUIRED_COLUMNS = ("text", "value")
 
 
@@ -52,21 +54,24 @@ def load_documents(folder: str) -> Documents:
 
     Raises:
         DocumentsNotFoundError: the variable is unset, or the folder or the file is absent.
-        DocumentsError: several files, an unreadable one, no rows, a missing column, or a row whose `text` or `value` is
-            absent, empty or no text.
+        DocumentsError: several files, an unreadable one, no rows, a column that is missing or there twice, or a row
+            whose `text` or `value` is absent, empty or no text.
     """
     path = find_documents(folder)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     try:
         table = _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
-        _check(table, path)
-        rows = datasets.Dataset(table)
+        _check_columns(table, path)
+        # Without its metadata, by which a column may claim to be images that are fetched when a row is read.
+        rows = datasets.Dataset(table.replace_schema_metadata(None))
+        _check_rows(rows, path)
     except DocumentsError:
         raise
     except UNREADABLE as error:
         raise DocumentsError(
-            f"{path} can't be read: {type(error).__name__}: {error}. If it is damaged or cut short, copy it again."
+            f"{path} can't be read: {type(error).__name__}: {error}. If it is damaged or cut short, copy it again; if "
+            "columns other than `text`, `value`, `key` and `doc_id` are unusual, leave them out."
         ) from error
     return Documents(rows, f"{folder}/{path.name}", sha256)
 
@@ -106,8 +111,13 @@ def _read_jsonl(path: Path) -> pyarrow.Table:
     arrays = []
     for column in columns:
         try:
+            column.encode()
             arrays.append(pyarrow.array([row.get(column) for row in rows]))
-        except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:
+        except UnicodeEncodeError as error:
+            raise DocumentsError(
+                f"{path}: column {column!r} or a value in it holds half a surrogate pair ({error}). Write it as UTF-8."
+            ) from error
+        except (pyarrow.ArrowException, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise DocumentsError(
                 f"{path}: the values of column `{column}` don't make one type ({error}). "
                 "Give it one type in every row, or leave it out."
@@ -119,7 +129,9 @@ def _parse(path: Path) -> Iterator[dict[str, Any]]:
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line.decode("utf-8-sig")) if line.strip() else None
+                row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique) if line.strip() else None
+            except _RepeatedError as error:
+                raise DocumentsError(f"{path}: line {number} gives {error} twice. Keep one of the two.") from error
             except UnicodeDecodeError as error:
                 raise DocumentsError(f"{path}: line {number} isn't UTF-8 ({error}). Save the file as UTF-8.") from error
             except (ValueError, RecursionError) as error:
@@ -135,9 +147,22 @@ def _parse(path: Path) -> Iterator[dict[str, Any]]:
                 )
 
 
+class _RepeatedError(Exception):
+    """A key that an object has twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's keys and values; of a repeated key, json would quietly keep the last value."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedError(repr(next(key for key in row if keys.count(key) > 1)))
+    return row
+
+
 def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
     if path.suffix == ".xz":
-        return lzma.open(path)
+        return _open_xz(path)
     if path.suffix == ".gz":
         return gzip.open(path)
     if path.suffix == ".zst":
@@ -146,17 +171,43 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
     return path.open("rb")
 
 
-def _check(table: pyarrow.Table, path: Path) -> None:
+def _open_xz(path: Path) -> IO[bytes]:
+    """All streams of the file; lzma.open takes a second one that is damaged for the end of the data."""
+    compressed, content = path.read_bytes(), io.BytesIO()
+    while True:
+        stream = lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+        content.write(stream.decompress(compressed))
+        if not stream.eof:
+            raise EOFError("the compressed data end before their end mark")
+        compressed = stream.unused_data.lstrip(b"\0")  # streams may be padded
+        if not compressed:
+            content.seek(0)
+            return content
+
+
+def _check_columns(table: pyarrow.Table, path: Path) -> None:
     if table.num_rows == 0:
-        raise DocumentsError(f"{path} holds no rows.")
+        raise DocumentsError(f"{path} holds no rows, or only empty ones. Add some.")
+    for column in table.column_names:
+        if table.column_names.count(column) > 1:
+            raise DocumentsError(f"{path} has two columns `{column}`. Rename or drop one.")
+        try:
+            table[column].validate(full=True)  # Parquet may hold texts that are no UTF-8
+        except pyarrow.ArrowException as error:
+            raise DocumentsError(f"{path}: column `{column}` is damaged ({error}). Write the file again.") from error
     for column in REQUIRED_COLUMNS:
         if column not in table.column_names:
             raise DocumentsError(
                 f"{path} has no column `{column}`: it has {', '.join(f'`{name}`' for name in table.column_names)}. "
                 "Each row needs `text` (the prompt) and `value` (the answer)."
             )
-        for number, content in enumerate(table[column].to_pylist(), start=1):
-            place = f"{path}: row {number}: `{column}`"
+
+
+def _check_rows(rows: datasets.Dataset, path: Path) -> None:
+    """Reads every row as lm-eval will."""
+    for number, row in enumerate(rows, start=1):
+        for column in REQUIRED_COLUMNS:
+            content, place = row[column], f"{path}: row {number}: `{column}`"
             if content is None:
                 raise DocumentsError(f"{place} is missing. Fill it in or leave the row out.")
             if not isinstance(content, str):

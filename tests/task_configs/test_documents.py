@@ -1,9 +1,11 @@
 """Reading documents: every format gives the same rows, and every bad file is refused with its place and remedy."""
 
 import gzip
+import io
 import json
 import lzma
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,8 +164,57 @@ def test_answers_of_other_types(folder: Path) -> None:
     assert "row 1: `value` is of type int, not text. Write it as a string" in refusal(folder, numbers)
     mixed = jsonl([{"text": "t", "value": "v"}, {"text": "t", "value": 3}])
     assert "column `value` don't make one type" in refusal(folder, mixed)
-    half_a_pair = b'{"text": "t", "value": "\\ud800"}\n'
-    assert "column `value`" in refusal(folder, half_a_pair)
+    assert "row 1: `value` is of type float, not text" in refusal(folder, b'{"text": "t", "value": NaN}\n')
+
+
+@pytest.mark.parametrize("cell", ['"value": "\\ud800"', '"value": "v", "\\udfff": 1', '"value": "v", "\\udfff": {}'])
+def test_half_a_surrogate_pair(folder: Path, cell: str) -> None:
+    message = refusal(folder, f'{{"text": "t", {cell}}}\n'.encode())
+    assert "holds half a surrogate pair" in message and "Write it as UTF-8" in message
+    assert message.encode(), "the message itself can be printed"
+
+
+def test_a_key_given_twice(folder: Path) -> None:
+    message = refusal(folder, b'{"text": "t", "value": "v"}\n{"text": "t", "value": "right", "value": "wrong"}\n')
+    assert "line 2 gives 'value' twice. Keep one of the two" in message
+    assert "line 1 gives 'a' twice" in refusal(folder, b'{"text": "t", "value": "v", "key": {"a": 1, "a": 1}}\n')
+
+
+def test_columns_that_no_row_can_be_made_of(folder: Path) -> None:
+    for cell, place in (
+        ("9" * 30, "column `doc_id`"),
+        ("9" * 5000, "line 1"),
+        ("[" * 300 + "]" * 300, "can't be read"),
+    ):
+        content = f'{{"text": "t", "value": "v", "doc_id": {cell}}}\n'.encode()
+        message = refusal(folder, content)
+        assert place in message and ("leave it" in message or "leave them out" in message or "one row" in message)
+
+
+def parquet(table: pyarrow.Table) -> bytes:
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(table, sink)
+    return sink.getvalue()
+
+
+def test_parquet_columns_twice_or_not_utf8(folder: Path) -> None:
+    one, two = pyarrow.array(["one"]), pyarrow.array(["two"])
+    twice = pyarrow.Table.from_arrays([one, one, two], names=["text", "value", "value"])
+    assert "has two columns `value`" in refusal(folder, parquet(twice), "validation.parquet")
+    offsets, content = pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"\xff\xfe")
+    no_utf8 = pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, offsets, content])
+    for column in ("value", "key"):
+        table = pyarrow.table({"text": one, "value": one, column: no_utf8})
+        assert f"column `{column}` is damaged" in refusal(folder, parquet(table), "validation.parquet")
+
+
+def test_no_column_is_an_image_because_it_says_so(folder: Path) -> None:
+    cell = {"bytes": None, "path": "/nowhere.png"}  # `datasets` would open it when the row is read
+    columns = {name: {"dtype": "string", "_type": "Value"} for name in ("text", "value")} | {"key": {"_type": "Image"}}
+    table = pyarrow.table({"text": ["t"], "value": ["v"], "key": [cell]})
+    metadata = {"huggingface": json.dumps({"info": {"features": columns}})}
+    (folder / "validation.parquet").write_bytes(parquet(table.replace_schema_metadata(metadata)))
+    assert load_documents("fda").rows.to_list() == [{"text": "t", "value": "v", "key": cell}]
 
 
 @pytest.mark.parametrize(
@@ -175,8 +226,11 @@ def test_answers_of_other_types(folder: Path) -> None:
         (b'["t", "v"]\n', "line 1 holds a JSON list"),
         (b"null\n", "line 1 holds a JSON NoneType"),
         (b"[" * 100_000, "line 1 isn't whole JSON"),
+        (b'{"text": "t", "value": "v"}{"text": "t", "value": "v"}\n', "line 1 isn't whole JSON"),
+        ('{"text": "t", "value": "v"}\n'.encode("utf-16"), "line 1 isn't UTF-8"),
         (b"", "holds no rows"),
         (b"\n\n", "holds no rows"),
+        (b"{}\n{}\n", "holds no rows, or only empty ones"),
     ],
 )
 def test_bad_lines(folder: Path, content: bytes, expected: str) -> None:
@@ -188,6 +242,24 @@ def test_cut_or_damaged_compressed_file(folder: Path, name: str) -> None:
     content = COMPRESS[name](jsonl(ROWS * 1000))
     assert "copy it again" in refusal(folder, content[:-5], name)
     assert "copy it again" in refusal(folder, b"garbage" * 20, name)
+
+
+@pytest.mark.parametrize("name", [name for name in COMPRESS if name != "validation.jsonl"])
+def test_several_compressed_parts(folder: Path, name: str) -> None:
+    parts = [COMPRESS[name](jsonl([row])) for row in ROWS]
+    (folder / name).write_bytes(b"".join(parts))
+    assert load_documents("fda").rows.to_list() == ROWS
+    for wrong in (b"", b"\0\0\0\1", b"garbage"):  # what `lzma.open` takes for the end, losing two rows of three
+        assert "copy it again" in refusal(folder, parts[0] + wrong + parts[1][4:] + parts[2], name)
+    assert "copy it again" in refusal(folder, b"".join(parts)[:-1], name)
+
+
+def test_an_xz_header_that_asks_for_too_much_memory(folder: Path) -> None:
+    content = bytearray(lzma.compress(jsonl(ROWS)))
+    end = 12 + 4 * content[12]  # of the block's header, which its checksum follows
+    content[16] = 40  # a dictionary of 4 GiB
+    content[end : end + 4] = zlib.crc32(content[12:end]).to_bytes(4, "little")
+    assert "Memory usage limit exceeded" in refusal(folder, bytes(content), "validation.jsonl.xz")
 
 
 def test_damaged_parquet(folder: Path) -> None:
