@@ -26,8 +26,8 @@ import pyarrow.parquet
 
 ROOT_VARIABLE = "RECALL_EVALS_DATA"
 FILE_NAMES = tuple(f"validation.{suffix}" for suffix in ("jsonl", "jsonl.xz", "jsonl.gz", "jsonl.zst", "parquet"))
-UNREADABLE = (OSError, EOFError, KeyError, ValueError, TypeError, OverflowError, RecursionError, MemoryError)
-UNREADABLE += (lzma.LZMAError, zlib.error, pyarrow.ArrowException)
+UNREADABLE: tuple[type[Exception], ...] = (OSError, EOFError, KeyError, ValueError, TypeError, OverflowError)
+UNREADABLE += (RecursionError, MemoryError, lzma.LZMAError, zlib.error, pyarrow.ArrowException)
 XZ_MEMORY = 1 << 30  # bytes; what xz writes needs 65 MB to be read, a damaged header may ask for any amount
 REQUIRED_COLUMNS = ("text", "value")
 
