@@ -16,15 +16,15 @@ from .. import __version__
 from ..models.checkpoint import find_checkpoint
 from ..models.jrt import JRTModel
 from ..models.loading import load_checkpoint
+from .conformance import demand_conformance
 from .decoding import Generation, Sampling
 from .engine import Engine
 from .memory import fit_slots
+from .placement import parse_device, parse_dtype
 from .scoring import Score
 from .tokenizer import decode, encode, load_tokenizer, tokenizer_hash
 
 log = logging.getLogger("lm_eval.models.recall_evals")  # lm-eval shows what its own loggers say
-
-DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 
 
 def _available(device: str | None) -> torch.device:
@@ -32,7 +32,7 @@ def _available(device: str | None) -> torch.device:
     if (device or "cuda").startswith("cuda") and not torch.cuda.is_available():
         log.info("no CUDA device: running on cpu")
         return torch.device("cpu")
-    return torch.device(device or "cuda")
+    return parse_device(device or "cuda")
 
 
 class BasedLM(TemplateLM):
@@ -56,6 +56,7 @@ class BasedLM(TemplateLM):
         prefill_tokens: most tokens in one packed prefill.
         left_pad: JRT only: fill prompts shorter than the encoder with pads, as the published evaluation did.
         seed: of sampling; default: lm-eval's --seed.
+        check: run the conformance gate first (`recall-evals check`) and refuse a model that fails it.
         trust_remote_code: what lm-eval's flag adds for its data sets; no code is ever taken from a checkpoint.
 
     Raises:
@@ -82,18 +83,17 @@ class BasedLM(TemplateLM):
         prefill_tokens: int = 8192,
         left_pad: bool = False,
         seed: int | None = None,
+        check: bool = False,
         trust_remote_code: bool = False,
     ):
         super().__init__()
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
         if truncation not in ("left", "error"):
             raise ValueError(f"truncation={truncation!r} is unknown; choose left or error")
         if max_length < 2:
             raise ValueError(f"max_length must be >= 2, got {max_length}")
-        self._device = _available(device)
+        precision, self._device = parse_dtype(dtype), _available(device)
         self.checkpoint = find_checkpoint(pretrained, revision)
-        self.model = load_checkpoint(self.checkpoint, dtype=DTYPES[dtype], device=self._device)
+        self.model = load_checkpoint(self.checkpoint, dtype=precision, device=self._device)
         if self.demanded not in (None, self.model.architecture):
             raise ValueError(
                 f"{pretrained} is a {self.model.architecture} model, not {self.demanded}; "
@@ -111,8 +111,8 @@ class BasedLM(TemplateLM):
                 f"the tokenizer has {len(self.tokenizer)} tokens, the embedding of {pretrained} {rows} rows; "
                 "give tokenizer=<the one it was trained with>"
             )
-        positions = self.model.config.get("n_positions") or max_length
-        if max_length > positions and self.model.architecture != "mamba":
+        positions = self.model.positions or max_length
+        if max_length > positions:
             raise ValueError(
                 f"max_length={max_length}, but {pretrained} has learned positions for {positions} tokens; "
                 f"give max_length={positions}"
@@ -124,6 +124,7 @@ class BasedLM(TemplateLM):
         self.seed = torch.initial_seed() if seed is None else seed
         self.slots = fit_slots(self.model, batch_size, max_batch_size, state_memory, max_length)
         self.batch_sizes = {"slots": self.slots}
+        self.conformance = demand_conformance(self.model, log.info) if check else None
         self._special = frozenset(self.tokenizer.all_special_tokens)
         self.engine = Engine(
             self.model,
@@ -286,7 +287,8 @@ class BasedLM(TemplateLM):
         """What lm-eval writes into its results file: the model's identity, and what the run measured.
 
         `state_bytes` is the state of one sequence after the longest prompt, in bytes; the rates are tokens a second.
-        Figures of work that did not happen (everything came from --use_cache) are None.
+        Figures of work that did not happen (everything came from --use_cache) are None; so is `conformance`, the
+        gate's findings, without check=true.
         """
         meter = self.engine.meter
         dtype = str(self.model.dtype).removeprefix("torch.")
@@ -310,6 +312,7 @@ class BasedLM(TemplateLM):
             "peak_state_bytes": meter.peak_bytes,
             "prefill_tokens_per_second": meter.prefill_rate,
             "decode_tokens_per_second": meter.decode_rate,
+            "conformance": self.conformance,
             "recall_evals_version": __version__,
             # lm-eval's own names for the same, which readers of its `hf` results look for
             "model_num_parameters": self.model.n_parameters,

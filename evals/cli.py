@@ -49,3 +49,24 @@ def run(context: typer.Context) -> None:
     install()  # no interpreter reads the .pth of a `pip install --target`
     sys.argv = ["lm-eval", "run", *context.args]
     cli_evaluate()
+
+
+@app.command()
+def check(
+    source: Annotated[str, typer.Argument(help="A folder with config.json and weights, or a hub id.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag, commit or refs/pr/N of a hub id.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
+) -> None:
+    """The gate before a score: does this model, on this machine, answer a request the same whatever surrounds it?
+
+    Prints a line a check with the largest difference and its bound. Exit 1: a check failed; 2: it could not run.
+    """
+    from .check import check as run_gate
+
+    try:
+        passed = run_gate(source, revision, device, dtype)
+    except (ValueError, OSError) as error:
+        typer.echo(f"recall-evals check: {error}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(0 if passed else 1)

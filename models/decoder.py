@@ -137,6 +137,7 @@ class Decoder(SequenceModel):
         super().__init__()
         self.config = dict(config)
         self.settings = DecoderConfig.from_published(config, shapes)
+        self.positions = self.settings.n_positions or None
         shapes = shapes or {}
         blocks = []
         for i in range(self.settings.n_layers):

@@ -21,11 +21,13 @@ class SequenceModel(nn.Module, ABC):
         architecture: the registry's name.
         shortest_split: a model whose first positions see each other (JRT) may be split only from this position on:
             the first `prefill` of a sequence must hold at least so many tokens, or the whole prompt. 0: anywhere.
+        positions: most tokens of a sequence, where positions are learned; None: no limit.
         config: the published configuration, as read.
     """
 
     architecture: ClassVar[str]
     shortest_split: int = 0
+    positions: int | None = None
     config: dict[str, Any]
 
     @abstractmethod

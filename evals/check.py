@@ -1,0 +1,40 @@
+"""`recall-evals check`: the conformance gate, one line a check."""
+
+import sys
+import time
+
+import torch
+from tabulate import tabulate
+
+from ..adapters.conformance import Finding, check_conformance
+from ..adapters.placement import parse_device, parse_dtype
+from ..models import load_model
+
+
+def check(source: str, revision: str | None, device: str, dtype: str) -> bool:
+    """Run the gate on a checkpoint and print its table; whether everything passed. Raises as `load_model` does."""
+    began = time.perf_counter()
+    where = parse_device(device)
+    model = load_model(source, revision=revision, dtype=parse_dtype(dtype), device=where)
+    card = f" ({torch.cuda.get_device_name(where)})" if where.type == "cuda" else ""
+    print(f"{source}: {model.architecture}, {model.n_parameters:,} parameters, {dtype}, {where}{card}")
+    print(f"torch {torch.__version__}, Python {sys.version.split()[0]}\n", flush=True)
+    findings = []
+    for finding in check_conformance(model):
+        findings.append(finding)
+        if sys.stderr.isatty():
+            print(f"{_verdict(finding)}: {finding.name}", file=sys.stderr, flush=True)
+    rows = [[f.name, _number(f.difference), _number(f.bound), f.unit, _verdict(f), f.compared] for f in findings]
+    headers = ["what must be equal", "largest difference", "bound", "in", "", "compared"]
+    print(tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=("left", "right", "right")))
+    failed = sum(not f.passed for f in findings)
+    print(f"\n{len(findings) - failed} of {len(findings)} checks passed in {time.perf_counter() - began:.1f} s.")
+    return not failed
+
+
+def _number(x: float | None) -> str:
+    return "reported only" if x is None else f"{x:.2g}"
+
+
+def _verdict(finding: Finding) -> str:
+    return "ok" if finding.passed else "FAILED"
