@@ -1,7 +1,9 @@
 """Reading weight files, safetensors or torch.save's, and the index of shards; nothing in them is run."""
 
+import contextlib
 import json
 import pickle
+import pickletools
 import re
 import zipfile
 from pathlib import Path
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from .errors import CheckpointError
 from .fields import shown
+
+LONGEST_TEXT = 1000  # characters, of a tensor's name or whatever else a pickle spells out
 
 
 def read_index(index: Path) -> list[str]:
@@ -53,6 +57,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         archive = zipfile.is_zipfile(file)
         damaged = _first_damaged(file) if archive else None
+        _check_texts(file, archive)
         loaded = None if damaged else torch.load(file, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         # Torch's message begins and ends with how to run the code all the same.
@@ -79,6 +84,20 @@ def _first_damaged(archive: Path) -> str | None:
     """The first member whose checksum is wrong; torch does not look at them."""
     with zipfile.ZipFile(archive) as content:
         return content.testzip()
+
+
+def _check_texts(file: Path, archive: bool) -> None:
+    """Refuses texts that no name needs: about a bad one torch writes a message, in quadratic time."""
+    with contextlib.ExitStack() as stack:
+        if archive:
+            content = stack.enter_context(zipfile.ZipFile(file))
+            streams = [content.open(name) for name in content.namelist() if name.endswith("data.pkl")]
+        else:
+            streams = [stack.enter_context(file.open("rb"))] * 5  # so many pickles stand before the old form's tensors
+        for stream in streams:
+            for opcode, argument, place in pickletools.genops(stream):
+                if isinstance(argument, str | bytes) and len(argument) > LONGEST_TEXT:
+                    raise ValueError(f"{opcode.name} at {place} has a text of {len(argument)} characters")
 
 
 def _is_dense(tensor: object) -> bool:
