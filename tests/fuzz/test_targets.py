@@ -1,0 +1,23 @@
+"""Each fuzz target for a few seconds, without a fuzzer; run.py does the same for as long as wanted."""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fuzz.targets import TARGETS
+
+EXAMPLES = {"configuration": 250, "weights": 250, "documents": 400, "stops": 500}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_foreign_bytes(target: str) -> None:
+    check, inputs = TARGETS[target]
+
+    @settings(max_examples=EXAMPLES[target], deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def examples(data: Any) -> None:
+        check(*data.draw(inputs()))
+
+    examples()
