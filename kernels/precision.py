@@ -1,8 +1,9 @@
-"""The precision in which the references sum along a sequence.
+"""The precision in which the references sum.
 
-Where a sequence is cut into prefill, fork and step depends on the other requests, and a float32 sum rounds differently
-for every cut. On a CPU the references therefore sum float32 inputs in float64, where the difference vanishes when the
-result is rounded; next to the projections this costs little. Half precision sums in float32, as on a GPU.
+Where a sequence is cut into prefill, fork and step depends on the other requests, and so does the batch in which a row
+is multiplied; a float32 sum rounds differently for every cut and every shape. The references therefore sum float32
+inputs in float64, where the difference vanishes when the result is rounded. float32 is the precision of answers that
+must be the same everywhere; half precision, for speed, sums in float32.
 """
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 def sum_dtype(x: Tensor) -> torch.dtype:
     """dtype to sum in, for operands like x."""
-    if x.dtype == torch.float32 and x.device.type == "cpu":
+    if x.dtype == torch.float32 and x.device.type in ("cpu", "cuda"):  # not every device has float64
         return torch.float64
     return torch.promote_types(x.dtype, torch.float32)
 

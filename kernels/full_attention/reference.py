@@ -44,8 +44,9 @@ def prefill(
         full[rows, places] = new
         new_cache.append(full)
     keys, values = new_cache
-    exact = q.device.type == "cpu"  # on a GPU the flash kernels want the model's own dtype
-    queries, k_, v_ = ((x.to(sum_dtype(q)) if exact else x).transpose(1, 2) for x in (packing.pad(q), keys, values))
+    # In half precision on a GPU the flash kernels want the model's own dtype, and sum in float32 themselves.
+    wide = sum_dtype(q) if q.device.type == "cpu" or q.dtype == torch.float32 else q.dtype
+    queries, k_, v_ = (x.to(wide).transpose(1, 2) for x in (packing.pad(q), keys, values))
     if cache is None:
         y = F.scaled_dot_product_attention(queries, k_, v_, is_causal=True, scale=scale)
     else:

@@ -9,8 +9,10 @@ published models were trained (this only matters in half precision).
 import torch
 from torch import Tensor
 
+from ..precision import sum_dtype
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Shapes: x `[..., D]`, weight `[D]` -> `[..., D]` in the dtype of x."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    wide = x.to(sum_dtype(x))
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight

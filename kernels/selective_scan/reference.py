@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..packing import Packing
-from ..precision import state_dtype
+from ..precision import state_dtype, sum_dtype
 
 
 def prefill(
@@ -38,7 +38,7 @@ def prefill(
     outputs = []
     for t in range(packing.longest):
         h = torch.exp(dt_[:, t, :, None] * a) * h + (dt_[:, t] * u_[:, t])[:, :, None] * b_[:, t, None]
-        outputs.append((h * c_[:, t, None]).sum(-1))
+        outputs.append((h * c_[:, t, None]).sum(-1, dtype=sum_dtype(h)))
     y = packing.unpad(torch.stack(outputs, dim=1)) if outputs else u_.new_zeros(0, u.shape[1])
     return (y + skip * u.to(wide)).to(u.dtype), h
 
@@ -48,4 +48,4 @@ def step(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, s
     wide = state.dtype
     u_, dt_, b_, c_ = (x.to(wide) for x in (u, dt, b, c))
     state.copy_(torch.exp(dt_[:, :, None] * a) * state + (dt_ * u_)[:, :, None] * b_[:, None])
-    return ((state * c_[:, None]).sum(-1) + skip * u_).to(u.dtype)
+    return ((state * c_[:, None]).sum(-1, dtype=sum_dtype(state)) + skip * u_).to(u.dtype)
