@@ -4,7 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 
 import pytest
+import torch
+from safetensors.torch import save
 
+from fuzz import inputs
 from fuzz.targets import check_documents, check_stops, check_weights, tokenizer
 
 
@@ -39,3 +42,10 @@ def test_documents(cell: str) -> None:
 )
 def test_weights(files: Mapping[str, bytes]) -> None:
     check_weights(files)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float8_e4m3fn])
+def test_tied_rows_of_a_type_that_cannot_be_compared(dtype: torch.dtype) -> None:
+    tensors = inputs.weights("based")
+    head = torch.zeros(tensors["lm_head.weight"].shape, dtype=dtype)
+    check_weights({"model.safetensors": save({**tensors, "lm_head.weight": head})})
