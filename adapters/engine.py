@@ -20,7 +20,7 @@ from .decoding import Generation, greedy_choices
 from .forest import Node, Request, build_forest, total_tokens, walk
 from .meter import Meter
 from .reader import ForestReader
-from .scoring import Score, ScoreBoard
+from .scoring import LOGIT_ROWS, Score, ScoreBoard
 
 
 def most_states(slots: int) -> int:
@@ -29,10 +29,16 @@ def most_states(slots: int) -> int:
     The slots; for a group of at most half as many, the states held, their forks and the results of a call; the
     prefixes kept for later groups; one row that is measured.
     """
-    return slots + 3 * _group_size(slots) + _kept_prefixes(slots) + 1
+    return slots + 3 * group_size(slots) + _kept_prefixes(slots) + 1
 
 
-def _group_size(slots: int) -> int:
+def stepped_states(slots: int) -> int:
+    """The most rows of state that are alive during a step: no group is being read then."""
+    return slots + _kept_prefixes(slots) + 1
+
+
+def group_size(slots: int) -> int:
+    """The most ends of a forest that are read together, and so sequences in one prefill."""
     return max(1, slots // 2)
 
 
@@ -50,6 +56,7 @@ class Engine:
         decode: ids to text, for stop texts.
         share: read shared prefixes once.
         budget: most tokens in one packed prefill.
+        logit_rows: most rows of scores, each as wide as the vocabulary, that are looked at at once.
         quiet: no progress bars.
     """
 
@@ -63,12 +70,14 @@ class Engine:
         decode: Callable[[Sequence[int]], str],
         share: bool = True,
         budget: int = 8192,
+        logit_rows: int = LOGIT_ROWS,
         quiet: bool = False,
     ):
-        if slots < 1 or budget < 1:
-            raise ValueError(f"slots and budget must be >= 1, got {slots} and {budget}")
+        if min(slots, budget, logit_rows) < 1:
+            raise ValueError(f"slots, budget and logit_rows must be >= 1, got {slots}, {budget} and {logit_rows}")
         self.model, self.slots, self.vocabulary = model, slots, vocabulary
         self.end, self.decode, self.share, self.budget, self.quiet = end, decode, share, budget, quiet
+        self.logit_rows = logit_rows
         self.meter = Meter()
 
     @torch.inference_mode()
@@ -108,7 +117,7 @@ class Engine:
             while True:
                 free = [row for row, job in enumerate(running) if job is None]
                 if waiting and len(free) >= max(1, len(running) // 4):
-                    group, later = waiting.take(min(len(free), _group_size(self.slots)), _kept_prefixes(self.slots))
+                    group, later = waiting.take(min(len(free), group_size(self.slots)), _kept_prefixes(self.slots))
                     ends = [node for node, _ in group]
                     reader.read_paths(ends, later)
                     scores = self.model.logits(reader.hidden(ends))
@@ -156,12 +165,12 @@ class Engine:
         whole = self.model.shortest_split
         # The last token is predicted but never read.
         roots = self._forest([Request(j.tokens[:-1], min(whole, j.context), j.context < whole, j.pads) for j in jobs])
-        board = ScoreBoard(jobs, roots, self.model.logits, self.vocabulary)
+        board = ScoreBoard(jobs, roots, self.model.logits, self.vocabulary, self.logit_rows)
         with self._bar("prompt tokens", total_tokens(roots)) as read:
             reader = ForestReader(self.model, self.meter, self.budget, board.visit, read.update)
             waiting = _Ends(roots)
             while waiting:
-                group, later = waiting.take(_group_size(self.slots), _kept_prefixes(self.slots))
+                group, later = waiting.take(group_size(self.slots), _kept_prefixes(self.slots))
                 reader.read_paths([node for node, _ in group], later)
                 reader.keep(later)
                 for _, job in group:

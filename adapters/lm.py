@@ -19,7 +19,7 @@ from ..models.loading import load_checkpoint
 from .conformance import demand_conformance
 from .decoding import Generation, Sampling
 from .engine import Engine
-from .memory import fit_slots
+from .memory import plan_memory
 from .placement import parse_device, parse_dtype
 from .scoring import Score
 from .tokenizer import decode, encode, load_tokenizer, tokenizer_hash
@@ -48,7 +48,8 @@ class BasedLM(TemplateLM):
         device: a torch device; cuda (lm-eval's default) falls back to cpu, saying so, where there is none.
         batch_size: sequences decoded at once, or `auto`: as many as `state_memory` holds, at most `max_batch_size`.
             Shared prefixes and forks come on top: `engine.most_states` bounds the states alive (45 for 16).
-        state_memory: bytes (or 2GB, 512MiB) that all live states may take; lowers the batch size where needed.
+        state_memory: bytes (or 2GB, 512MiB) that all live states and what works on them may take beside the weights;
+            lowers the batch size, and the tokens of a prefill, where needed.
         max_length: context in tokens; longer prompts are cut on the left, counted and reported.
         max_gen_toks: tokens to generate where a task names no number.
         truncation: left (default), or error to refuse prompts that don't fit.
@@ -122,7 +123,8 @@ class BasedLM(TemplateLM):
         self.max_length, self.max_gen_toks = max_length, max_gen_toks
         self.truncation, self.left_pad = truncation, left_pad
         self.seed = torch.initial_seed() if seed is None else seed
-        self.slots = fit_slots(self.model, batch_size, max_batch_size, state_memory, max_length)
+        plan = plan_memory(self.model, batch_size, max_batch_size, state_memory, max_length, prefill_tokens)
+        self.slots = plan.slots
         self.batch_sizes = {"slots": self.slots}
         self.conformance = demand_conformance(self.model, log.info) if check else None
         self._special = frozenset(self.tokenizer.all_special_tokens)
@@ -133,7 +135,8 @@ class BasedLM(TemplateLM):
             end=self.tokenizer.eos_token_id,
             decode=lambda ids: decode(self.tokenizer, ids),
             share=share_prefixes,
-            budget=prefill_tokens,
+            budget=plan.budget,
+            logit_rows=plan.logit_rows,
         )
 
     # -- what lm-eval asks of the tokenizer -----------------------------------------------------------------------

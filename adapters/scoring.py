@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .forest import Node, walk
 
-LOGIT_ROWS = 256  # rows of scores, each as wide as the vocabulary, that are held at once
+LOGIT_ROWS = 256  # rows of scores, each as wide as the vocabulary, that are held at once, where memory allows
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,18 @@ class ScoreBoard:
         jobs: what is scored; job i ends where the forest says request i ends.
         logits: hidden vectors `[n, D]` -> scores `[n, V]`.
         vocabulary: ids from here on are never the greedy choice; they do count in the normaliser, as in lm-eval.
+        rows: most rows of scores that are held at once.
     """
 
     def __init__(
-        self, jobs: Sequence[Score], roots: Sequence[Node], logits: Callable[[Tensor], Tensor], vocabulary: int
+        self,
+        jobs: Sequence[Score],
+        roots: Sequence[Node],
+        logits: Callable[[Tensor], Tensor],
+        vocabulary: int,
+        rows: int = LOGIT_ROWS,
     ):
-        self.jobs, self.logits, self.vocabulary = jobs, logits, vocabulary
+        self.jobs, self.logits, self.vocabulary, self.rows = jobs, logits, vocabulary, rows
         self.totals = [0.0] * len(jobs)
         self.greedy = [True] * len(jobs)
         # A node may be read twice, when its state could not be kept; it must count once.
@@ -62,14 +68,13 @@ class ScoreBoard:
             for position in range(max(first, self.jobs[job].context - 1), last):
                 wanted.setdefault(position - first, []).append(job)
         places = sorted(wanted)
-        for start in range(0, len(places), LOGIT_ROWS):
-            self._count(places[start : start + LOGIT_ROWS], wanted, first, hidden)
+        for start in range(0, len(places), self.rows):
+            self._count(places[start : start + self.rows], wanted, first, hidden)
 
     def _count(self, places: list[int], wanted: dict[int, list[int]], first: int, hidden: Tensor) -> None:
-        logits = self.logits(hidden[torch.tensor(places, device=hidden.device)])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        norms = logits.logsumexp(-1)
-        best = logits[:, : self.vocabulary].argmax(-1).tolist()
+        logits, norms, best = row_scores(
+            self.logits(hidden[torch.tensor(places, device=hidden.device)]), self.vocabulary
+        )
         cells = [
             (row, job, self.jobs[job].tokens[first + place + 1])
             for row, place in enumerate(places)
@@ -81,3 +86,9 @@ class ScoreBoard:
         for (row, job, token), value in zip(cells, values, strict=True):
             self.totals[job] += value
             self.greedy[job] &= best[row] == token
+
+
+def row_scores(logits: Tensor, vocabulary: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Of scores `[n, V]`: themselves in float32 or wider, the logarithms of their normalisers `[n]`, the best ids."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits, logits.logsumexp(-1), logits[:, :vocabulary].argmax(-1).tolist()

@@ -159,7 +159,7 @@ def _complete_tied_rows(tensors: dict[str, Tensor], model: SequenceModel, source
         return
     names = [n for n in ROW_NAMES if n in model.state_dict()]
     present = [tensors[n] for n in names if n in tensors]
-    if not present:
+    if not present or any(t.dtype not in FLOATS for t in present):  # which _check_fit then says
         return
     if len(present) == 2 and not (present[0].shape == present[1].shape and torch.equal(*present)):
         raise CheckpointError(

@@ -11,7 +11,7 @@ from lm_eval.tasks import TaskManager
 import recall_evals.task_configs
 import tiny
 from recall_evals.adapters.lm import AttentionLM, BasedLM, MambaLM
-from recall_evals.adapters.memory import parse_bytes, sequence_bytes
+from recall_evals.adapters.memory import sequence_bytes
 from recall_evals.models.errors import ModelError
 
 STEMS = ["The quick brown fox", "A page about Ünïcode → naïve café.", "x", "Report K12.\n\nA. Number:"]
@@ -183,21 +183,6 @@ def test_architecture_is_demanded_by_name(folders):
     assert BasedLM(str(folders["jrt"])).model.architecture == "jrt"
     with pytest.raises(ValueError, match="is a based model, not mamba"):
         MambaLM(str(folders["based"]))
-
-
-def test_state_memory_bounds_the_batch(folders):
-    model = tiny.build(tiny.BASED)
-    size = sequence_bytes(model, 2048)
-    assert BasedLM(str(folders["based"]), batch_size="auto", state_memory=size * 100).slots < 64
-    lm = BasedLM(str(folders["based"]), batch_size=64, state_memory=f"{size * 30 / 1e6:.3f}MB")
-    assert lm.slots < 30
-    ask(lm, "generate_until", [(f"{i} {s}", {"until": [], "max_gen_toks": 5}) for s in STEMS for i in range(30)])
-    assert lm.get_model_info()["peak_state_bytes"] <= size * 30
-    with pytest.raises(ValueError, match="one sequence at a time needs"):
-        BasedLM(str(folders["based"]), state_memory=1000)
-    assert [parse_bytes(s) for s in ("2GB", "1.5 MiB", 77)] == [2_000_000_000, 1_572_864, 77]
-    with pytest.raises(ValueError, match="is no size"):
-        parse_bytes("lots")
 
 
 @pytest.mark.parametrize(
