@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import CacheHook, TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
@@ -19,6 +19,7 @@ from ..models.loading import load_checkpoint
 from .conformance import demand_conformance
 from .decoding import Generation, Sampling
 from .engine import Engine
+from .kept_answers import KeptAnswers
 from .memory import plan_memory
 from .placement import parse_device, parse_dtype
 from .scoring import Score
@@ -127,6 +128,7 @@ class BasedLM(TemplateLM):
         self.slots = plan.slots
         self.batch_sizes = {"slots": self.slots}
         self.conformance = demand_conformance(self.model, log.info) if check else None
+        self._kept = KeptAnswers()
         self._special = frozenset(self.tokenizer.all_special_tokens)
         self.engine = Engine(
             self.model,
@@ -138,6 +140,10 @@ class BasedLM(TemplateLM):
             budget=plan.budget,
             logit_rows=plan.logit_rows,
         )
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        super().set_cache_hook(cache_hook)
+        self._kept.hook = cache_hook
 
     # -- what lm-eval asks of the tokenizer -----------------------------------------------------------------------
 
@@ -181,9 +187,11 @@ class BasedLM(TemplateLM):
             )
 
         def finished(i: int) -> None:
-            self.cache_hook.add_partial("generate_until", requests[i].args, jobs[i].text)
+            if jobs[i].sampling.greedy:  # lm-eval takes no sampled answer from its cache
+                self._kept.add("generate_until", requests[i].args, jobs[i].text)
 
-        self.engine.generate(jobs, finished)
+        with self._kept:
+            self.engine.generate(jobs, finished)
         self._report()
         return [job.text or "" for job in jobs]
 
@@ -204,7 +212,7 @@ class BasedLM(TemplateLM):
         self.engine.quiet = bool(kwargs.get("disable_tqdm"))
 
         def finished(i: int, answer: tuple[float, bool]) -> None:
-            self.cache_hook.add_partial("loglikelihood", requests[i][0], answer)
+            self._kept.add("loglikelihood", requests[i][0], answer)
 
         return self._score([(context, continuation) for _, context, continuation in requests], finished)
 
@@ -231,7 +239,8 @@ class BasedLM(TemplateLM):
             answers[owners[job]] = answer
             finished(owners[job], answer)
 
-        self.engine.score(jobs, done)
+        with self._kept:
+            self.engine.score(jobs, done)
         self._report()
         return answers
 
@@ -252,7 +261,7 @@ class BasedLM(TemplateLM):
             totals[i] += answer[0]
             missing[i] -= 1
             if not missing[i]:
-                self.cache_hook.add_partial("loglikelihood_rolling", requests[i].args, totals[i])
+                self._kept.add("loglikelihood_rolling", requests[i].args, totals[i])
 
         self._score(windows, finished)
         return totals
