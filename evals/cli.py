@@ -1,6 +1,5 @@
 """The command `recall-evals`: one subcommand an activity, each in a module of its own, imported when it runs."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -42,13 +41,9 @@ class _HandedOn(TyperCommand):
 @app.command(cls=_HandedOn, options_metavar="[LM-EVAL'S FLAGS]")
 def run(context: typer.Context) -> None:
     """Evaluate a model: `lm-eval run` with its own flags, and with our models and tasks wherever they are installed."""
-    from lm_eval.__main__ import cli_evaluate
+    from .run import run as run_lm_eval
 
-    from ..adapters.lm_eval_discovery import install
-
-    install()  # no interpreter reads the .pth of a `pip install --target`
-    sys.argv = ["lm-eval", "run", *context.args]
-    cli_evaluate()
+    raise typer.Exit(run_lm_eval(context.args))
 
 
 @app.command()
