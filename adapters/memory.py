@@ -110,14 +110,18 @@ def measure(model: SequenceModel, max_length: int) -> Needs:
         tokens = torch.arange(sequences * length, device=model.device) % width
         packing = Packing([length] * sequences, model.device)
         after: list[State] = []
-        peak = peak_bytes(lambda: after.append(model.extend(tokens, packing, state)[1]))
+        peak = peak_bytes(lambda: after.append(model.extend(tokens, packing, state)[1]), model.device)
         return peak - after[0].nbytes
 
     def read(first: bool) -> tuple[float, float, float]:
         small, long, wide = reading(1, n, first), reading(1, 2 * n, first), reading(2, n, first)
         token = max(0.0, (long - small) / n)
         sequence = max(0.0, wide - small - token * n)
-        return small - token * n - sequence, token, sequence
+        fixed = small - token * n - sequence
+        if first:  # attention without a flash kernel holds a score for each pair of tokens
+            pair = max(0.0, (reading(1, 3 * n, first) - 2 * long + small) / (2 * n * n))
+            token += pair * (max_length - 3 * n)
+        return fixed, token, sequence
 
     def line(call: Callable[[int], float]) -> tuple[float, float]:
         small, large = call(n), call(2 * n)
@@ -126,13 +130,13 @@ def measure(model: SequenceModel, max_length: int) -> Needs:
 
     def scored(rows: int) -> float:
         hidden = torch.zeros(rows, model.embedding.embedding_dim, dtype=model.dtype, device=model.device)
-        return peak_bytes(lambda: row_scores(model.logits(hidden), width))
+        return peak_bytes(lambda: row_scores(model.logits(hidden), width), model.device)
 
     def stepped(rows: int) -> float:
         state = state_at(rows, max_length - 1)
         state.reserve(max_length)
         tokens = torch.arange(rows, device=model.device) % width
-        return peak_bytes(lambda: greedy_choices(model.step(tokens, state)[:, :width]))
+        return peak_bytes(lambda: greedy_choices(model.step(tokens, state)[:, :width]), model.device)
 
     continued, begun = read(False), read(True)
     return Needs(
