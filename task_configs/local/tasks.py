@@ -17,7 +17,7 @@ from lm_eval.tasks.fda.task import FDA
 from lm_eval.tasks.squad_completion.task import SQUADCompletion
 from lm_eval.tasks.swde.task import SWDE
 
-from .documents import load_documents
+from .documents import Documents, DocumentsError, load_documents
 
 # lm-eval's table hides metrics whose names end in `_stderr`.
 CLUSTERED = "contains_stderr_clustered"
@@ -26,7 +26,8 @@ CLUSTERED = "contains_stderr_clustered"
 class LocalDocuments(ConfigurableTask):
     """What the three tasks share. Stands before lm-eval's task class among the bases, and refines it.
 
-    `DATASET_PATH`, or `dataset_path` in YAML, is a folder under `$RECALL_EVALS_DATA`.
+    `DATASET_PATH`, or `dataset_path` in YAML, is a folder under `$RECALL_EVALS_DATA`. With `without_document: true`
+    under `metadata`, the model is asked only what follows the prompt's last newline.
     """
 
     documents_sha256: str
@@ -40,10 +41,29 @@ class LocalDocuments(ConfigurableTask):
 
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Reads the documents and notes which in the configuration, from where they reach the results file."""
-        documents = load_documents(self.DATASET_PATH)
+        documents = self.load()
         self.dataset = {"validation": documents.rows}
         self.documents_sha256 = documents.sha256
         self.config.metadata |= {"documents": documents.name, "documents_sha256": documents.sha256}
+        for number, text in enumerate(documents.rows["text"], start=1):
+            if self.without_document and "\n" not in text.strip():
+                raise DocumentsError(
+                    f"{documents.name}: row {number}: `text` has no newline between the document and the question, so "
+                    f"`{self.config.task}` can't leave the document out. Put one there."
+                )
+
+    def load(self) -> Documents:
+        """The rows to ask about, with what identifies them."""
+        return load_documents(self.DATASET_PATH)
+
+    @property
+    def without_document(self) -> bool:
+        return bool(self.config.metadata.get("without_document"))
+
+    def doc_to_text(self, doc: Mapping[str, Any]) -> str:
+        """lm-eval's prompt, or the question alone."""
+        prompt: str = super().doc_to_text(doc)
+        return prompt.rsplit("\n", 1)[-1] if self.without_document else prompt
 
     def build_all_requests(
         self, *, samples: Sequence[int] | None = None, tokenizer_name: str = "", **kwargs: Any
