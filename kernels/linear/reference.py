@@ -15,11 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import sums_are_exact
+
 SMALLEST = 16
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Shapes: x `[..., in]`, weight `[out, in]`, bias `[out]` -> `[..., out]`."""
+    if not sums_are_exact():
+        return F.linear(x, weight, bias)
     if x.device.type == "cuda" and x.dtype == torch.float32:
         return F.linear(x.double(), weight.double(), None if bias is None else bias.double()).float()
     rows = x.reshape(-1, x.shape[-1])
