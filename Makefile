@@ -13,7 +13,7 @@ test: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup  # a worker a core, each with one thread
 
 demo: $(VENV)/demo.stamp
-	$(BIN)/python -m recall_evals.evals.demo
+	$(BIN)/recall-evals demo
 
 # Torch first: where a CPU wheel is at hand (PIP_FIND_LINKS, PIP_INDEX_URL), the pinned version is taken from there.
 $(VENV)/torch.stamp: constraints.txt

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +13,10 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from .. import __version__
+from ..models.bundled import PREFIX
 from ..models.checkpoint import find_checkpoint
+from ..models.errors import ConfigurationError
+from ..models.fields import WIDEST, shown
 from ..models.jrt import JRTModel
 from ..models.loading import load_checkpoint
 from .conformance import demand_conformance
@@ -36,13 +39,27 @@ def _available(device: str | None) -> torch.device:
     return parse_device(device or "cuda")
 
 
+def _default_length(config: Mapping[str, Any], source: str) -> int:
+    """Tokens that a checkpoint was trained at, or 2048; no published configuration says how many it may read."""
+    length = config.get("train_length")
+    if type(length) is not int:
+        return 2048
+    if not 2 <= length <= WIDEST:
+        raise ConfigurationError(
+            f"{source}: config.json: field 'train_length' must be from 2 to {WIDEST:,}, got {shown(length)}; correct "
+            "it or give max_length"
+        )
+    return length
+
+
 class BasedLM(TemplateLM):
     """Any published checkpoint (based, attn, mamba, JRT); its configuration says which architecture it is.
 
     `lm_eval --model based --model_args pretrained=<folder or hub id>,...`
 
     Args:
-        pretrained: folder or hub id.
+        pretrained: folder, name of a bundled checkpoint (a folder of that name is taken first; `bundled:based` passes
+            it by) or hub id; default: the bundled one of `--model`'s name.
         revision: branch, tag, commit or refs/pr/N of a hub id.
         tokenizer: folder, tokenizer.json or hub id; default: the checkpoint's own, else GPT-2's.
         dtype: float32 (default), bfloat16, float16 or float64.
@@ -51,7 +68,8 @@ class BasedLM(TemplateLM):
             Shared prefixes and forks come on top: `engine.most_states` bounds the states alive (45 for 16).
         state_memory: bytes (or 2GB, 512MiB) that all live states and what works on them may take beside the weights;
             lowers the batch size, and the tokens of a prefill, where needed.
-        max_length: context in tokens; longer prompts are cut on the left, counted and reported.
+        max_length: context in tokens; default: the checkpoint's `train_length`, where its config.json has one, else
+            2048; longer prompts are cut on the left, counted and reported.
         max_gen_toks: tokens to generate where a task names no number.
         truncation: left (default), or error to refuse prompts that don't fit.
         share_prefixes: read what several prompts begin with once; false only to check that it changes nothing.
@@ -70,7 +88,7 @@ class BasedLM(TemplateLM):
 
     def __init__(
         self,
-        pretrained: str,
+        pretrained: str | None = None,
         revision: str | None = None,
         tokenizer: str | None = None,
         dtype: str = "float32",
@@ -78,7 +96,7 @@ class BasedLM(TemplateLM):
         batch_size: int | str | None = 1,
         max_batch_size: int | None = None,
         state_memory: int | str | None = None,
-        max_length: int = 2048,
+        max_length: int | None = None,
         max_gen_toks: int = 256,
         truncation: str = "left",
         share_prefixes: bool = True,
@@ -91,10 +109,13 @@ class BasedLM(TemplateLM):
         super().__init__()
         if truncation not in ("left", "error"):
             raise ValueError(f"truncation={truncation!r} is unknown; choose left or error")
-        if max_length < 2:
+        if max_length is not None and max_length < 2:
             raise ValueError(f"max_length must be >= 2, got {max_length}")
         precision, self._device = parse_dtype(dtype), _available(device)
-        self.checkpoint = find_checkpoint(pretrained, revision)
+        self.checkpoint = find_checkpoint(
+            f"{PREFIX}{self.demanded or 'based'}" if pretrained is None else pretrained, revision
+        )
+        pretrained = self.checkpoint.source
         self.model = load_checkpoint(self.checkpoint, dtype=precision, device=self._device)
         if self.demanded not in (None, self.model.architecture):
             raise ValueError(
@@ -113,6 +134,7 @@ class BasedLM(TemplateLM):
                 f"the tokenizer has {len(self.tokenizer)} tokens, the embedding of {pretrained} {rows} rows; "
                 "give tokenizer=<the one it was trained with>"
             )
+        max_length = max_length or _default_length(self.model.config, pretrained)
         positions = self.model.positions or max_length
         if max_length > positions:
             raise ValueError(
@@ -306,6 +328,7 @@ class BasedLM(TemplateLM):
         dtype = str(self.model.dtype).removeprefix("torch.")
         content = self.checkpoint.content_hash()
         return {
+            "checkpoint": self.checkpoint.source,
             "architecture": self.model.architecture,
             "parameters": self.model.n_parameters,
             "dtype": dtype,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..models.checkpoint import find_folder
+from ..models.checksums import Checksums
 from ..models.errors import CheckpointError
 from ..models.hub import fetch_from_hub
 
@@ -21,12 +23,13 @@ def load_tokenizer(source: str | Path | None, pretrained: str | Path, revision: 
     """A Transformers tokenizer.
 
     Args:
-        source: a folder, a tokenizer.json or a hub id; None takes the tokenizer that lies with the model, or GPT-2's
-            where there is none (the published checkpoints carry none, and were all trained with it).
+        source: a folder, a tokenizer.json, a bundled checkpoint or a hub id; None takes the tokenizer that lies with
+            the model, or GPT-2's where there is none (the published ones carry none, and were all trained with it).
         pretrained, revision: the model, as given to `load_model`.
 
     Raises:
-        CheckpointError: nothing there, nothing that can be read, or a hub that can't be asked; names the remedy.
+        CheckpointError: nothing there, nothing that can be read, a file that is not as the folder's SHA256SUMS lists
+            it, or a hub that can't be asked; names the remedy.
     """
     if source is not None:
         return _read(str(source), None)
@@ -44,8 +47,8 @@ def _find(source: str, revision: str | None) -> Path | None:
     path = Path(source).expanduser()
     if path.is_file():
         return path
-    if path.is_dir():
-        return path if any((path / name).is_file() for name in FILES) else None
+    if (local := find_folder(source)) is not None:
+        return local if any((local / name).is_file() for name in FILES) else None
     folder = None
     for name in FILES + COMPANIONS:
         if name == COMPANIONS[0] and folder is None:
@@ -69,8 +72,14 @@ def _read(source: str, revision: str | None) -> Any:
         offline = " in the hub's cache, and the hub must not be asked (HF_HUB_OFFLINE)" if is_offline_mode() else ""
         raise CheckpointError(f"{source}: no tokenizer{offline}; looked for {', '.join(FILES)}; {REMEDY}")
     file = path if path.is_file() else path / FILES[0]
+    whole = path.is_dir() and ((path / FILES[1]).is_file() or not file.is_file())
+    if path.is_dir():
+        sums = Checksums(path)
+        for name in FILES + COMPANIONS if whole else FILES[:1]:
+            if (path / name).is_file():
+                sums.check(name)
     try:
-        if path.is_dir() and ((path / FILES[1]).is_file() or not file.is_file()):
+        if whole:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             tokenizer.name_or_path = source
             return tokenizer
@@ -98,15 +107,3 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """Text of the ids; special tokens are left out, as in lm-eval's own models."""
     return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def save_byte_tokenizer(file: str | Path) -> None:
-    """Write a tokenizer.json of the 256 bytes and <|endoftext|>: 257 tokens, for trying things without a download."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|endoftext|>"])
-    tokenizer.save(str(file))

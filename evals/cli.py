@@ -1,5 +1,6 @@
 """The command `recall-evals`: one subcommand an activity, each in a module of its own, imported when it runs."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -47,8 +48,29 @@ def run(context: typer.Context) -> None:
 
 
 @app.command()
+def demo(
+    # With 24, three models of 6 million parameters take 1.5 minutes on two cores.
+    documents: Annotated[int, typer.Option(min=1, help="Documents of each task, which has 80.")] = 24,
+    models: Annotated[str | None, typer.Option(help="Bundled checkpoints, by comma; default: all.")] = None,
+) -> None:
+    """The bundled checkpoints side by side: recall, perplexity, state and speed, in minutes on a CPU, offline."""
+    from .demo import demo as run_demo
+
+    try:
+        run_demo(documents, models.split(",") if models else None)
+    except (ValueError, OSError) as error:
+        typer.echo(f"recall-evals demo: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
 def check(
-    source: Annotated[str, typer.Argument(help="A folder with config.json and weights, or a hub id.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder with config.json and weights, a bundled checkpoint (attention, based, mamba), or a hub id."
+        ),
+    ],
     revision: Annotated[str | None, typer.Option(help="Branch, tag, commit or refs/pr/N of a hub id.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
@@ -65,3 +87,56 @@ def check(
         typer.echo(f"recall-evals check: {error}", err=True)
         raise typer.Exit(2) from None
     raise typer.Exit(0 if passed else 1)
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="attention, based or mamba: the small model to train.")],
+    corpus: Annotated[Path | None, typer.Option(help="Folder of the corpora; default: $RECALL_EVALS_CORPUS.")] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Folder of the validation sets, kept out of training; default: above --corpus.")
+    ] = None,
+    work: Annotated[Path, typer.Option(help="Where what is unfinished is kept; one folder for all models.")] = Path(
+        "out/training"
+    ),
+    output: Annotated[Path | None, typer.Option(help="The checkpoint's folder; default: checkpoints/NAME.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cuda",
+    stop_after: Annotated[float | None, typer.Option(help="Seconds; the same command then goes on.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that cut training sequences.")] = 4,
+) -> None:
+    """Train one of the small checkpoints from its recipe; interrupted or stopped, the same command goes on.
+
+    Exit 0: the checkpoint is written; 3: more steps remain; 2: it could not run.
+    """
+    from ..training.command import run_recipe
+
+    try:
+        done = run_recipe(name, corpus, held_out, work, output, device, stop_after, workers)
+    except (ValueError, OSError) as error:
+        typer.echo(f"recall-evals train: {error}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(0 if done else 3)
+
+
+@app.command()
+def gap(
+    models: Annotated[str, typer.Option(help="Checkpoints, by comma, the best first.")] = "attention,based,mamba",
+    tasks: Annotated[
+        str, typer.Option(help="Tasks, by comma.")
+    ] = "mini_fda,mini_swde,local_fda,local_swde,local_squad",
+    output: Annotated[Path, typer.Option(help="Folder of the measurements and the table.")] = Path("results/gap"),
+    corpus: Annotated[Path | None, typer.Option(help="Folder of the corpora, for the most common answers.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
+) -> None:
+    """Recall of several checkpoints beside its floors, with paired comparisons: writes and prints a table.
+
+    The local tasks read the documents below $RECALL_EVALS_DATA. Models that `output` already has are not run again.
+    """
+    from .gap import run_gap
+
+    try:
+        report = run_gap(models.split(","), output, corpus, device, tuple(tasks.split(",")))
+    except (ValueError, OSError) as error:
+        typer.echo(f"recall-evals gap: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(report.read_text(encoding="utf-8"))

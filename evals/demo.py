@@ -1,98 +1,114 @@
-"""`make demo`: an evaluation from documents to lm-eval's table, on a CPU, with nothing downloaded.
+"""`recall-evals demo`, `make demo`: the bundled checkpoints on generated documents, as one table. Downloads nothing."""
 
-The model's weights are random, so its scores mean nothing; what is shown is the way through the harness.
-"""
-
-import json
 import os
-import random
-import shutil
 import sys
-import tempfile
-from pathlib import Path
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-TASKS = ("fda", "swde", "squad")
-LIMIT = 40  # prompts a task
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+from ..models.bundled import PREFIX, bundled_here, bundled_names
 
-
-def main() -> None:
-    """Evaluate a random model on the documents at hand; arguments are handed on to lm-eval."""
-    # A model this small gains nothing from a second thread, and loses much where another process has its core.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from ..adapters.tokenizer import save_byte_tokenizer
-    from ..models.random_model import save_random_model
-
-    with tempfile.TemporaryDirectory(prefix="recall-evals-demo-") as temporary:
-        folder = Path(temporary)
-        named = os.environ.get("RECALL_EVALS_DATA")
-        documents = Path(named) if named else SHARED
-        tasks = [t for t in TASKS if any((documents / t).glob("validation.*"))]
-        if tasks:
-            print(f"Documents: {', '.join(tasks)} of {documents}")
-        else:
-            documents, tasks = folder / "documents", ["fda"]
-            write_forms(documents / "fda" / "validation.jsonl")
-            print("Documents: forms made up for this demo (no $RECALL_EVALS_DATA, no ../shared/data)")
-        os.environ["RECALL_EVALS_DATA"] = str(documents)
-
-        model = folder / "random-based"
-        gpt2 = documents / "gpt2" / "tokenizer.json"
-        save_random_model(model, 50257 if gpt2.is_file() else 257)
-        if gpt2.is_file():
-            shutil.copy(gpt2, model / "tokenizer.json")
-        else:
-            save_byte_tokenizer(model / "tokenizer.json")
-        vocabulary = "GPT-2's vocabulary" if gpt2.is_file() else "bytes for a vocabulary"
-        print(f"Model: BASED with RANDOM weights (seed 0) and {vocabulary}: expect scores of zero\n", flush=True)
-        evaluate(model, [f"local_{t}" for t in tasks], folder / "out", sys.argv[1:])
+RECALL = ("mini_fda", "mini_swde")
+TEXT, PERPLEXITY = "mini_text", "word_perplexity"
+BATCH_SIZE = 16
+HEADERS = ("model", "parameters", *(f"{task}\n%" for task in RECALL), f"{TEXT}\n{PERPLEXITY}")
+HEADERS += ("state\nbytes", "prefill\ntokens/s", "decode\ntokens/s")
 
 
-def evaluate(model: Path, tasks: list[str], output: Path, options: list[str]) -> None:
-    """Run lm-eval's own command line, then print what the run measured."""
-    from lm_eval.__main__ import cli_evaluate
+class DemoError(ValueError):
+    """A demo that can't run; the message says why and how to get on."""
 
-    from ..adapters.lm_eval_discovery import install
 
-    install()
-    arguments = ["--model", "based", "--model_args", f"pretrained={model}", "--tasks", ",".join(tasks)]
-    arguments += ["--batch_size", "16", "--limit", str(LIMIT), "--output_path", str(output), *options]
-    print("$ lm_eval", " ".join(arguments), "\n", flush=True)
-    sys.argv = ["lm_eval", "run", *arguments]
-    cli_evaluate()
-    measured = json.loads(next(output.rglob("results_*.json")).read_text(encoding="utf-8"))["config"]
-    asked, computed = measured["prompt_tokens"], measured["prompt_tokens_computed"]
-    if not computed:
-        return  # every answer came from --use_cache
+def demo(documents: int, models: Sequence[str] | None = None) -> None:
+    """Evaluate bundled checkpoints, all of them by default, through lm-eval, and print the table.
+
+    Args:
+        documents: how many of each task, at least 1; they are taken whole, with all their prompts.
+
+    Raises:
+        DemoError: no bundled checkpoint at all, or none of a given name.
+        ModelError: one that can't be used; before any is evaluated.
+    """
+    names = list(models or bundled_names())
+    if unknown := [name for name in names if name not in bundled_names()]:
+        raise DemoError(f"no bundled checkpoint {', '.join(map(repr, unknown))}: {bundled_here()}")
+    if not names:
+        raise DemoError(f"no bundled checkpoint to show: {bundled_here()}")
+    began = time.perf_counter()
+    # Torch, imported below, reads these once. With a second thread these models read prompts 1.3 to 1.9 times as fast,
+    # but threads that wait busily for one whose core another process has are ten times slower than those that sleep.
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+    from tabulate import tabulate
+
+    from ..adapters.lm import BasedLM
+
+    evaluated = [BasedLM(PREFIX + name, device="cpu", batch_size=BATCH_SIZE) for name in names]
+    manager, ids = _load_tasks()
+    samples = {task: rows_of_documents(ids[task], documents) for task in ids}
+    for task in ids:
+        chosen = {ids[task][row] for row in samples[task]}
+        what = f"{len(samples[task])} prompts" if task in RECALL else "their text"
+        print(f"{task}: {len(chosen)} of {len(set(ids[task]))} generated documents, {what}")
+    rows = []
+    for name, lm in zip(names, evaluated, strict=True):
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        results = _evaluate(lm, manager, samples)
+        rows.append(_row(name, results))
+    print(f"\n{tabulate(rows, HEADERS, 'simple', disable_numparse=True, colalign=('left', *['right'] * 7))}\n")
+    measured = results["config"]
     print(
-        f"{computed:,} of {asked:,} prompt tokens were computed ({computed / asked:.1%}): documents that several "
-        f"prompts share are read once.\nState of one sequence after {measured['longest_prompt']:,} tokens: "
-        f"{measured['state_bytes']:,} bytes. Prefill {measured['prefill_tokens_per_second']:,.0f} tokens/s, "
-        f"decoding {measured['decode_tokens_per_second']:,.0f} tokens/s.\n"
-        "Trained weights: lm_eval --model based --model_args pretrained=<folder or hub id> --tasks fda,swde"
+        f"%: prompts answered, ± the standard error clustered by document. State: of one sequence after "
+        f"{measured['longest_prompt'] or 0:,} tokens.\n"
+        f"{time.perf_counter() - began:.0f} s on the CPU with {torch.get_num_threads()} threads, "
+        f"{BATCH_SIZE} sequences at a time."
     )
 
 
-def write_forms(file: Path) -> None:
-    """Forms of four fields with filler between, and a prompt for each field, in the schema of the published sets."""
-    draw = random.Random(0)
-    rows = []
-    for number in range(12):
-        fields = {
-            "Device name": f"{draw.choice(['Alba', 'Corvo', 'Lumen', 'Pico'])} {draw.randint(100, 999)}",
-            "Manufacturer": f"{draw.choice(['North', 'Harbour', 'Quarry'])} {draw.choice(['Works', 'Instruments'])}",
-            "Material": draw.choice(["steel", "glass", "nylon", "titanium"]),
-            "Lot": f"L{draw.randint(10_000, 99_999)}",
-        }
-        filler = "It was inspected at receipt and stored dry. "
-        text = " ".join(f"{key}: {value}. {filler * draw.randint(1, 4)}" for key, value in fields.items())
-        rows += [
-            {"doc_id": f"form-{number}", "key": key, "value": value, "text": f"{text}\n{key}:"}
-            for key, value in fields.items()
-        ]
-    file.parent.mkdir(parents=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def rows_of_documents(doc_ids: Sequence[str], count: int) -> list[int]:
+    """The rows of `count` whole documents, spread evenly over all; of all documents where there are no more."""
+    documents = list(dict.fromkeys(doc_ids))
+    count = min(count, len(documents))
+    chosen = {documents[i * len(documents) // count] for i in range(count)}
+    return [row for row, document in enumerate(doc_ids) if document in chosen]
 
 
-if __name__ == "__main__":
-    main()
+def _load_tasks() -> tuple[Any, dict[str, list[str]]]:
+    """A task manager, and the document of each row of each task."""
+    from lm_eval.tasks import TaskManager
+
+    from .. import task_configs
+
+    # Not lm-eval's own tasks: to look through them takes 4 s.
+    manager = TaskManager(include_path=[f"{folder}/mini" for folder in task_configs.__path__], include_defaults=False)
+    loaded = manager.load([*RECALL, TEXT])["tasks"]
+    return manager, {name: list(task.eval_docs["doc_id"]) for name, task in loaded.items()}
+
+
+def _evaluate(lm: Any, manager: Any, samples: Mapping[str, list[int]]) -> dict[str, Any]:
+    from lm_eval import simple_evaluate
+
+    # No bootstrap: the standard error that is shown is computed by the tasks.
+    return simple_evaluate(
+        model=lm,
+        tasks=list(samples),
+        samples=dict(samples),
+        task_manager=manager,
+        bootstrap_iters=0,
+        log_samples=False,
+    )
+
+
+def _row(name: str, results: Mapping[str, Any]) -> list[str]:
+    scores, measured = results["results"], results["config"]
+    cells = [name, f"{measured['parameters']:,}"]
+    for task in RECALL:
+        error = scores[task]["contains_stderr_clustered,none"]  # "N/A" for a single document
+        error = error if isinstance(error, str) else f"{100 * error:.1f}"
+        cells.append(f"{100 * scores[task]['contains,none']:.1f} ± {error}")
+    perplexity = scores[TEXT][f"{PERPLEXITY},none"]
+    cells.append(f"{perplexity:,.1f}" if perplexity < 1e6 else f"{perplexity:.1e}")
+    figures = ("state_bytes", "prefill_tokens_per_second", "decode_tokens_per_second")
+    # No token is decoded where every answer ends with its first.
+    return cells + ["-" if measured[name] is None else f"{measured[name]:,.0f}" for name in figures]

@@ -1,4 +1,4 @@
-"""Finding and reading the files of a checkpoint: a folder, or a repository of the Hugging Face hub."""
+"""Finding and reading the files of a checkpoint: a folder, a bundled one, or a repository of the Hugging Face hub."""
 
 import hashlib
 import json
@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .bundled import PREFIX, bundled, bundled_here
+from .checksums import Checksums
 from .errors import CheckpointError, ConfigurationError
 from .fields import shown
 from .hub import fetch_from_hub
@@ -23,7 +25,7 @@ class Checkpoint:
     """The files of one checkpoint.
 
     Attributes:
-        source: as the user named it.
+        source: as the user named it; `bundled:<name>` for a bundled one.
         config_file: its config.json.
         weight_files: one file, or all shards.
         revision: the hub's commit hash; None for a folder.
@@ -68,20 +70,31 @@ class Checkpoint:
 
 
 def find_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoint:
-    """Locate the files of `source`: a folder that exists, otherwise a hub id (read through the hub's cache).
+    """Locate the files of `source`: a folder that exists, otherwise a bundled checkpoint's name (`based`, or
+    `bundled:based`, which no folder can hide), otherwise a hub id (read through the hub's cache).
+
+    A folder's files are checked against its SHA256SUMS, where it has one.
 
     Raises:
-        CheckpointError: no such folder or repository, no config.json or weights in it, a revision given for a folder,
-            a hub that can't be asked or won't answer.
+        CheckpointError: no such folder or repository, no config.json or weights in it, a file that is not as SHA256SUMS
+            lists it, a revision given for a folder, a hub that can't be asked or won't answer.
     """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            raise CheckpointError(f"{folder} is a folder and has no revision {revision!r}; leave revision out")
-        return _collect(str(source), lambda name: folder / name if (folder / name).is_file() else None, None)
     text = str(source)
-    if folder.exists() or text.startswith((".", "/", "~")) or text.count("/") > 1:
+    folder = find_folder(source)
+    if folder is not None:
+        if folder == bundled(text):
+            text = PREFIX + text.removeprefix(PREFIX)
+        if revision is not None:
+            raise CheckpointError(f"{text} is a folder and has no revision {revision!r}; leave revision out")
+        sums = Checksums(folder)
+        return _collect(text, lambda name: sums.check(name) if (folder / name).is_file() else None, None)
+    if Path(source).expanduser().exists() or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise CheckpointError(f"{source}: no such folder (a hub id has the form owner/name)")
+    if "/" not in text or text.startswith(PREFIX):
+        raise CheckpointError(
+            f"{source}: no such folder or bundled checkpoint ({bundled_here()}); else give a folder, or a hub id, "
+            "which has the form owner/name"
+        )
 
     config_file = fetch_from_hub(text, "config.json", revision)
     if config_file is None:
@@ -89,6 +102,12 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     # .../snapshots/<commit>/config.json: everything else is taken from that commit, even if the branch moves on.
     commit = config_file.parent.name
     return _collect(text, lambda name: fetch_from_hub(text, name, commit), commit)
+
+
+def find_folder(source: str | Path) -> Path | None:
+    """The folder that `source` names: one that exists, or a bundled checkpoint's; None: neither, so a hub id."""
+    folder = Path(source).expanduser()
+    return folder if folder.is_dir() and not str(source).startswith(PREFIX) else bundled(str(source))
 
 
 def _no_config(repository: str, revision: str | None) -> str:
@@ -108,7 +127,8 @@ def _collect(source: str, fetch: Callable[[str], Path | None], revision: str | N
     where = "the folder" if revision is None else "the hub's repository (or, offline, its part in the cache)"
     config_file = fetch("config.json")
     if config_file is None:
-        raise CheckpointError(f"{source}: no config.json in {where}; it must lie beside the weights")
+        hidden = f" (the bundled checkpoint is {PREFIX}{source})" if bundled(source) and revision is None else ""
+        raise CheckpointError(f"{source}: no config.json in {where}; it must lie beside the weights{hidden}")
     for name in WEIGHTS:
         if (file := fetch(name)) is not None:
             return Checkpoint(source, config_file, [file], revision)

@@ -69,7 +69,8 @@ def load_model(
     """Load a checkpoint in any of the published formats (based, attn, mamba, JRT).
 
     Args:
-        source: a folder with config.json and weights, or a hub id such as `hazyresearch/based-360m`.
+        source: a folder with config.json and weights, a bundled checkpoint's name (`based`, or `bundled:based` where a
+            folder `based` is in the way), or a hub id such as `hazyresearch/based-360m`.
         revision: branch, tag, commit or `refs/pr/N` of a hub repository.
         dtype: of the weights and activations; recurrent states accumulate in float32 or better whatever it is.
         device: where it runs.
@@ -79,7 +80,8 @@ def load_model(
 
     Raises:
         ConfigurationError: a configuration that can't be built; names the field.
-        CheckpointError: weights that are absent, unreadable, of a wrong shape, missing or unexpected; lists them.
+        CheckpointError: weights that are absent, unreadable, of a wrong shape, missing or unexpected; lists them. Also
+            a file that is not as the folder's SHA256SUMS lists it.
     """
     return load_checkpoint(find_checkpoint(source, revision), dtype=dtype, device=device)
 

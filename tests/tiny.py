@@ -1,6 +1,7 @@
 """Small models in the published formats, made on the fly, and where the shared fixtures and documents lie."""
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,43 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recall_evals.adapters.tokenizer import save_byte_tokenizer
 from recall_evals.models.loading import detect_architecture, model_class
-from recall_evals.models.random_model import random_config
 from recall_evals.models.sequence_model import SequenceModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 FIXTURES = ("attn_tiny", "based_tiny", "jrt_tiny", "mamba_tiny")
 
-BASED = random_config(257) | {"n_layer": 4, "layer_norm_epsilon": 1e-5}
-BASED["mixer"]["kernel_sizes"] = 3
-BASED["alt_mixer_2"]["window_size"] = 16
+# The shape of based-360m in little: one linear attention and one sliding window to the gated convolutions.
+BASED: dict[str, Any] = {
+    "model_type": "gpt2",
+    "vocab_size": 257,
+    "pad_vocab_size_multiple": 8,
+    "n_positions": 0,
+    "n_embd": 64,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_inner": 128,
+    "activation_function": "swiglu",
+    "initializer_range": 0.1,
+    "layer_norm_epsilon": 1e-5,
+    "rms_norm": True,
+    "residual_in_fp32": True,
+    "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False,
+    "qkv_proj_bias": False,
+    "out_proj_bias": False,
+    "rotary_emb_fraction": 1,
+    "mixer": {"_target_": "based.models.mixers.convolution.BaseConv", "expand_proj": 4, "kernel_sizes": 3},
+    "alt_mixer_layers": [1],
+    "alt_mixer": {
+        "_target_": "based.models.mixers.linear_attention.LinearAttention",
+        "feature_dim": 16,
+        "num_heads": 4,
+        "feature_map": {"_target_": "based.models.mixers.linear_attention.TaylorExp", "input_dim": 16},
+    },
+    "alt_mixer_2_layers": [2],
+    "alt_mixer_2": {"_target_": "based.models.mixers.slide_attention.SlidingAttention", "window_size": 16},
+}
 ATTENTION = {k: v for k, v in BASED.items() if "mixer" not in k} | {"n_layer": 2, "rotary_emb_fraction": 0.5}
 JRT = BASED | {
     "alt_mixer": {
@@ -74,6 +101,26 @@ def save(folder: Path, config: dict[str, Any], weights: dict[str, Tensor] | None
     (folder / "config.json").write_text(json.dumps(config))
     save_file(weights if weights is not None else tensors(build(config, seed)), folder / "model.safetensors")
     save_byte_tokenizer(folder / "tokenizer.json")
+    return folder
+
+
+def save_byte_tokenizer(file: Path) -> None:
+    """Write a tokenizer.json of the 256 bytes and <|endoftext|>: 257 tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(file))
+
+
+def save_sums(folder: Path) -> Path:
+    """Write SHA256SUMS of all files in the folder, as `sha256sum *` prints it; returns the folder."""
+    files = sorted(file for file in folder.iterdir() if file.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+    (folder / "SHA256SUMS").write_text("".join(lines))
     return folder
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -17,10 +18,10 @@ from .train import Run
 
 TITLES = {"attention": "Transformer", "based": "BASED", "mamba": "Mamba"}
 PAPERS = {
-    "attention": "softmax attention over everything read, partial rotary embeddings, SwiGLU",
+    "attention": "Softmax attention over everything read, partial rotary embeddings, SwiGLU.",
     "based": "BASED (arXiv 2402.18668): 1 Taylor linear attention (16 heads, feature dimension 16) and 1 sliding "
-    "window of 65 tokens to 3 gated convolutions, SwiGLU",
-    "mamba": "Mamba (arXiv 2312.00752): 9 selective-scan layers with 16 numbers of state a channel",
+    "window of 65 tokens to 3 gated convolutions, SwiGLU.",
+    "mamba": "Mamba (arXiv 2312.00752): 9 selective-scan layers with 16 numbers of state a channel.",
 }
 
 
@@ -80,7 +81,7 @@ library_name: recall-evals
 
 # {name}: a {TITLES[name]} of {n / 1e6:.2f} M parameters, to try recall-evals with
 
-{PAPERS[name][0].upper() + PAPERS[name][1:]}.
+{fill(PAPERS[name], 118)}
 
 One of three that were trained on the same tokens in the same order and differ in nothing but their architecture:
 `attention`, `based`, `mamba`. It speaks in the manner of its small corpora and knows nothing; what it is for is to

@@ -26,7 +26,7 @@ class Recipe:
         seed: of the weights and of the order of the data.
     """
 
-    stages: tuple[tuple[int, int], ...] = ((8_000, 320), (4_000, 1280), (8_000, 2560))
+    stages: tuple[tuple[int, int], ...] = ((8_000, 320), (3_000, 1280), (5_000, 2560))
     batch_tokens: int = 40_960
     rate: float = 2e-3
     final_rate: float = 1e-4

@@ -67,6 +67,12 @@ def test_lm_eval_lists_our_tasks_and_its_own(from_wheel: Environment) -> None:
     assert {*TASKS, "local_fda", "local_swde", "local_squad", "fda", "hellaswag"} <= listed
 
 
+def test_the_bundled_checkpoints_are_found(installed: Environment) -> None:
+    code = "import json; from recall_evals.models.bundled import bundled_names; print(json.dumps(bundled_names()))"
+    tracked_names = {file.parent.name for file in tracked("checkpoints") if file.name == "config.json"}
+    assert installed.evaluate(code) == sorted(tracked_names)
+
+
 def test_names_and_targets(installed: Environment) -> None:
     """The copy imported is the installed one, it adds our names to lm-eval's, and its entry points say the same."""
     found = installed.evaluate(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -11,7 +12,27 @@ from pathlib import Path
 import pytest
 
 import tiny
-from recall_evals.evals.demo import write_forms
+
+
+def write_forms(file: Path) -> None:
+    """Forms of four fields with filler between, and a prompt for each field, in the schema of the published sets."""
+    draw = random.Random(0)
+    rows = []
+    for number in range(12):
+        fields = {
+            "Device name": f"{draw.choice(['Alba', 'Corvo', 'Lumen', 'Pico'])} {draw.randint(100, 999)}",
+            "Manufacturer": f"{draw.choice(['North', 'Harbour', 'Quarry'])} {draw.choice(['Works', 'Instruments'])}",
+            "Material": draw.choice(["steel", "glass", "nylon", "titanium"]),
+            "Lot": f"L{draw.randint(10_000, 99_999)}",
+        }
+        filler = "It was inspected at receipt and stored dry. "
+        text = " ".join(f"{key}: {value}. {filler * draw.randint(1, 4)}" for key, value in fields.items())
+        rows += [
+            {"doc_id": f"form-{number}", "key": key, "value": value, "text": f"{text}\n{key}:"}
+            for key, value in fields.items()
+        ]
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

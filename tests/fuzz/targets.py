@@ -22,7 +22,7 @@ from safetensors.torch import save
 import tiny
 from fuzz import inputs
 from recall_evals.adapters.decoding import Generation
-from recall_evals.adapters.tokenizer import decode, load_tokenizer, save_byte_tokenizer
+from recall_evals.adapters.tokenizer import decode, load_tokenizer
 from recall_evals.models.checkpoint import Checkpoint, find_checkpoint
 from recall_evals.models.errors import ConfigurationError, ModelError
 from recall_evals.models.loading import detect_architecture, load_checkpoint, load_model, model_class
@@ -159,7 +159,7 @@ def tokenizer(name: str) -> Any:
     if name == "gpt2":
         return load_tokenizer(tiny.SHARED / "data" / "gpt2" / "tokenizer.json", "")
     with tempfile.TemporaryDirectory() as folder:
-        save_byte_tokenizer(Path(folder) / "tokenizer.json")
+        tiny.save_byte_tokenizer(Path(folder) / "tokenizer.json")
         return load_tokenizer(Path(folder) / "tokenizer.json", "")
 
 
