@@ -26,13 +26,13 @@ class Recipe:
         seed: of the weights and of the order of the data.
     """
 
-    stages: tuple[tuple[int, int], ...] = ((8_000, 320), (3_000, 1280), (5_000, 2560))
-    batch_tokens: int = 40_960
-    rate: float = 2e-3
+    stages: tuple[tuple[int, int], ...] = ((11_000, 320), (5_000, 1280), (10_000, 2560))
+    batch_tokens: int = 20_480
+    rate: float = 3e-3
     final_rate: float = 1e-4
     warmup: int = 300
     betas: tuple[float, float] = (0.9, 0.95)
-    decay: float = 0.1
+    decay: float = 0.01
     clip: float = 1.0
     seed: int = 0
     mix: Mix = field(
