@@ -19,8 +19,8 @@ from .train import Run
 TITLES = {"attention": "Transformer", "based": "BASED", "mamba": "Mamba"}
 PAPERS = {
     "attention": "Softmax attention over everything read, partial rotary embeddings, SwiGLU.",
-    "based": "BASED (arXiv 2402.18668): 1 Taylor linear attention (16 heads, feature dimension 16) and 1 sliding "
-    "window of 65 tokens to 3 gated convolutions, SwiGLU.",
+    "based": "BASED (arXiv 2402.18668): 1 Taylor linear attention (4 heads, feature dimension 16) and 1 sliding window "
+    "of 65 tokens to 3 gated convolutions, twice; SwiGLU.",
     "mamba": "Mamba (arXiv 2312.00752): 9 selective-scan layers with 16 numbers of state a channel.",
 }
 

@@ -26,7 +26,7 @@ class Recipe:
         seed: of the weights and of the order of the data.
     """
 
-    stages: tuple[tuple[int, int], ...] = ((11_000, 320), (5_000, 1280), (10_000, 2560))
+    stages: tuple[tuple[int, int], ...] = ((4_000, 160), (4_000, 320), (2_000, 1280), (4_000, 2560))
     batch_tokens: int = 20_480
     rate: float = 3e-3
     final_rate: float = 1e-4
@@ -36,7 +36,7 @@ class Recipe:
     clip: float = 1.0
     seed: int = 0
     mix: Mix = field(
-        default_factory=lambda: Mix({"fda": 0.35, "pages": 0.25, "books": 0.15, "mini_fda": 0.125, "mini_swde": 0.125})
+        default_factory=lambda: Mix({"fda": 0.30, "pages": 0.20, "books": 0.25, "mini_fda": 0.125, "mini_swde": 0.125})
     )
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from .corpus import GENERATED, REAL, generated_documents
 from .decontaminate import training_documents
 
-VOCABULARY = 8000
+VOCABULARY = 7936
 END = "<|endoftext|>"
 GENERATED_DOCUMENTS = 1000  # of each kind: enough for the words of their templates
 PIECE = 20_000  # characters: the trainer counts words, so a text may come in parts
