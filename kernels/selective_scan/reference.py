@@ -7,6 +7,7 @@ The state h is float32 or better.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..packing import Packing
@@ -49,3 +50,30 @@ def step(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, s
     u_, dt_, b_, c_ = (x.to(wide) for x in (u, dt, b, c))
     state.copy_(torch.exp(dt_[:, :, None] * a) * state + (dt_ * u_)[:, :, None] * b_[:, None])
     return ((state * c_[:, None]).sum(-1, dtype=sum_dtype(state)) + skip * u_).to(u.dtype)
+
+
+def step_sizes(dt: Tensor, bias: Tensor) -> Tensor:
+    """softplus(dt + bias) in float32 or better: the bias is added after the product that dt comes from is rounded."""
+    wide = state_dtype(dt)
+    return F.softplus(dt.to(wide) + bias.to(wide))
+
+
+def decay_rates(a_log: Tensor, dtype: torch.dtype) -> Tensor:
+    """A = -exp(A_log), rounded to float32 whatever the model's dtype, as in the original."""
+    return -torch.exp(a_log.float()).to(dtype)
+
+
+def gated_step(
+    u: Tensor,
+    dt: Tensor,
+    dt_bias: Tensor,
+    a_log: Tensor,
+    b: Tensor,
+    c: Tensor,
+    skip: Tensor,
+    gate: Tensor,
+    state: Tensor,
+) -> Tensor:
+    """`step` with what Mamba puts around it: y * silu(gate), from dt before its bias and from A_log `[D, N]`."""
+    sizes = step_sizes(dt, dt_bias)
+    return step(u, sizes, decay_rates(a_log, sizes.dtype), b, c, skip, state) * F.silu(gate)

@@ -17,7 +17,9 @@ import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
+from ..dispatch import slots_of
 from ..precision import sum_dtype
+from ..triton_types import accumulator
 from .reference import TaylorState, n_features
 
 
@@ -35,10 +37,10 @@ FEW_PROGRAMS = 128
 
 
 @triton.jit
-def _features(x, stride, a, b, factor, root, inside, D: tl.constexpr, ACC: tl.constexpr):  # type: ignore[no-untyped-def]
+def _features(x, a, b, factor, root, inside, D: tl.constexpr, ACC: tl.constexpr):  # type: ignore[no-untyped-def]
     """x_a x_b * factor of a tile, with x scaled by `root` = sqrt(scale); x_D is 1."""
-    x_a = tl.load(x + a * stride, mask=inside & (a < D), other=0.0).to(ACC) * root
-    x_b = tl.load(x + b * stride, mask=inside & (b < D), other=0.0).to(ACC) * root
+    x_a = tl.load(x + a, mask=inside & (a < D), other=0.0).to(ACC) * root
+    x_b = tl.load(x + b, mask=inside & (b < D), other=0.0).to(ACC) * root
     return tl.where(a < D, x_a, 1.0) * tl.where(b < D, x_b, 1.0) * factor
 
 
@@ -50,9 +52,9 @@ def _step(  # type: ignore[no-untyped-def]
     s, z, keys, values,  # [slots, H, F, dv], [slots, H, F], [slots, FOLD, H, d or dv]
     first, second, factors,  # [F]: the table of features
     gamma,  # [H], if DECAY
-    scale,
     H: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, F: tl.constexpr, FOLD: tl.constexpr,
     DP: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
+    SCALE: tl.constexpr, ROOT: tl.constexpr,  # of it; constants, since a number as an argument is float32
     SPLIT: tl.constexpr,  # several programs share z: `_fold_normaliser` folds it when all have read it
     DECAY: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -67,8 +69,7 @@ def _step(  # type: ignore[no-untyped-def]
     k += i * k_row + h * k_head
     keys += (slot * FOLD * H + h) * D  # of the token at place 0; tokens are H * D apart
     values += (slot * FOLD * H + h) * DV
-    scale = scale.to(ACC)
-    root = tl.sqrt(scale)
+    scale, root = tl.full((), SCALE, ACC), tl.full((), ROOT, ACC)
 
     # The token itself, and those beside S before it.
     k_now, v_now = tl.load(k + d, mask=in_d, other=0.0), tl.load(v + i * v_row + h * v_head + e, mask=in_e, other=0.0)
@@ -105,17 +106,17 @@ def _step(  # type: ignore[no-untyped-def]
         a, b = tl.load(first + f, mask=in_f, other=0), tl.load(second + f, mask=in_f, other=0)
         factor = tl.load(factors + f, mask=in_f, other=0.0).to(ACC)
         inside = in_f[:, None] & in_e[None, :]
-        phi = _features(q, 1, a, b, factor, root, in_f, D, ACC)
+        phi = _features(q, a, b, factor, root, in_f, D, ACC)
         s_tile = tl.load(s + f[:, None] * DV + e[None, :], mask=inside, other=0.0).to(ACC)
         z_tile = tl.load(z + f, mask=in_f, other=0.0).to(ACC)
         read += tl.sum(phi[:, None] * s_tile, axis=0)
         total += tl.sum(phi * z_tile, axis=0)
         if fold:
-            phi_k = _features(k, 1, a, b, factor, root, in_f, D, ACC)
+            phi_k = _features(k, a, b, factor, root, in_f, D, ACC)
             s_sum = phi_k[:, None] * v_now.to(ACC)[None, :]
             z_sum = phi_k
             for older in range(FOLD - 1):
-                phi_k = _features(keys + older * H * D, 1, a, b, factor, root, in_f, D, ACC)
+                phi_k = _features(keys + older * H * D, a, b, factor, root, in_f, D, ACC)
                 v_then = tl.load(values + older * H * DV + e, mask=in_e, other=0.0).to(ACC)
                 z_sum += phi_k
                 if DECAY:
@@ -134,8 +135,9 @@ def _step(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _fold_normaliser(  # type: ignore[no-untyped-def]
-    rows, position, z, keys, first, second, factors, scale,
-    H: tl.constexpr, D: tl.constexpr, F: tl.constexpr, FOLD: tl.constexpr, FP: tl.constexpr, ACC: tl.constexpr,
+    rows, position, z, keys, first, second, factors,
+    H: tl.constexpr, D: tl.constexpr, F: tl.constexpr, FOLD: tl.constexpr, FP: tl.constexpr,
+    ROOT: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """z of a sequence and head, in the step that completes the tokens beside S; `keys` hold them all by now."""
     i, h = tl.program_id(0) // H, tl.program_id(0) % H
@@ -145,12 +147,12 @@ def _fold_normaliser(  # type: ignore[no-untyped-def]
         in_f = f < F
         a, b = tl.load(first + f, mask=in_f, other=0), tl.load(second + f, mask=in_f, other=0)
         factor = tl.load(factors + f, mask=in_f, other=0.0).to(ACC)
-        root = tl.sqrt(scale.to(ACC))
+        root = tl.full((), ROOT, ACC)
         z += (slot * H + h) * F
         keys += (slot * FOLD * H + h) * D
-        z_sum = _features(keys + (FOLD - 1) * H * D, 1, a, b, factor, root, in_f, D, ACC)
+        z_sum = _features(keys + (FOLD - 1) * H * D, a, b, factor, root, in_f, D, ACC)
         for older in range(FOLD - 1):
-            z_sum += _features(keys + older * H * D, 1, a, b, factor, root, in_f, D, ACC)
+            z_sum += _features(keys + older * H * D, a, b, factor, root, in_f, D, ACC)
         z_old = tl.load(z + f, mask=in_f, other=0.0).to(ACC)
         tl.store(z + f, (z_old + z_sum).to(z.dtype.element_ty), mask=in_f)
 
@@ -189,27 +191,25 @@ def step(
     """
     B, H, D = q.shape
     DV, FOLD = v.shape[2], state.recent_keys.shape[1]
-    if rows is None:
-        rows = torch.arange(B, device=q.device)
+    rows = slots_of(rows, q)
     config = config or (WIDE if B * H > FEW_PROGRAMS else NARROW)
     block = min(config.values, triton.next_power_of_2(DV))
     split = triton.cdiv(DV, block)
     y = v.new_empty(B, H, DV)
-    acc = {torch.float32: tl.float32, torch.float64: tl.float64}[sum_dtype(q)]
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     table = feature_table(D, q.device)
     F = n_features(D)
-    scale_ = torch.full((), scale, dtype=torch.float64).item()
+    constants = {"H": H, "D": D, "F": F, "FOLD": FOLD, "ROOT": sqrt(scale), "ACC": accumulator(sum_dtype(q))}
     if B:
         _step[(B * H, split)](
             q, k, v, y, *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], rows, position, *state, *table,
-            decay if decay is not None else table[2], scale_,
-            H=H, D=D, DV=DV, F=F, FOLD=FOLD, DP=max(16, triton.next_power_of_2(D)), TILE=config.features, BLOCK=block,
-            SPLIT=split > 1, DECAY=decay is not None, ACC=acc, num_warps=config.warps,
+            decay if decay is not None else table[2], **constants,
+            DV=DV, DP=triton.next_power_of_2(D), TILE=config.features, BLOCK=block, SCALE=scale,
+            SPLIT=split > 1, DECAY=decay is not None, num_warps=config.warps,
         )  # fmt: skip
         if split > 1:
             _fold_normaliser[(B * H,)](
-                rows, position, state.k_sum, state.recent_keys, *table, scale_,
-                H=H, D=D, F=F, FOLD=FOLD, FP=triton.next_power_of_2(F), ACC=acc, num_warps=1,
+                rows, position, state.k_sum, state.recent_keys, *table, **constants,
+                FP=triton.next_power_of_2(F), num_warps=1,
             )  # fmt: skip
     return y

@@ -1,0 +1,44 @@
+"""Where Triton's forms run: on CUDA devices, and on a CPU under Triton's interpreter (TRITON_INTERPRET=1).
+
+A Triton form of a decoding step reads and writes states in slots: row i of its inputs belongs to slot rows[i]. The
+references know no slots, so elsewhere the rows are taken out, stepped and put back.
+"""
+
+import os
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+State = TypeVar("State", bound=tuple[Tensor, ...])
+
+
+@cache
+def _available() -> bool:
+    return find_spec("triton") is not None
+
+
+def runs_triton(x: Tensor) -> bool:
+    """Whether operations on tensors like x have a Triton form here; gradients never pass through one."""
+    here = x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    return here and _available() and not (torch.is_grad_enabled() and x.requires_grad)
+
+
+def in_slots(step: Callable[[State], Tensor], state: State, rows: Tensor | None) -> Tensor:
+    """`step(state)`, which updates its state in place, on the named slots alone; on all of them for None."""
+    if rows is None:
+        return step(state)
+    taken = [x[rows] for x in state]
+    part: State = state._make(taken) if hasattr(state, "_make") else tuple(taken)  # type: ignore[assignment]
+    result = step(part)
+    for x, new in zip(state, part, strict=True):
+        x[rows] = new
+    return result
+
+
+def slots_of(rows: Tensor | None, x: Tensor) -> Tensor:
+    """`rows`, or slot i for row i of x."""
+    return torch.arange(x.shape[0], device=x.device) if rows is None else rows

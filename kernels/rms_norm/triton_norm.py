@@ -1,0 +1,48 @@
+"""Residual add and root-mean-square norm in one kernel: the equations of `reference.py`, a row a program."""
+
+import torch
+import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+from torch import Tensor
+
+from ..precision import sum_dtype
+from ..triton_types import accumulator
+
+
+@triton.jit
+def _add_norm(  # type: ignore[no-untyped-def]
+    stream, hidden, weight, new_stream, y,  # [B, D], [B, D], [D], [B, D], [B, D]
+    D, EPS: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * D
+    d = tl.arange(0, BLOCK)
+    in_d = d < D
+    r = tl.load(hidden + row + d, mask=in_d, other=0.0)
+    if ADD:
+        r = (tl.load(stream + row + d, mask=in_d, other=0.0) + r.to(stream.dtype.element_ty)).to(
+            new_stream.dtype.element_ty
+        )
+        tl.store(new_stream + row + d, r, mask=in_d)
+    r = r.to(y.dtype.element_ty).to(ACC)  # rounded to the weight's dtype before it is normalised
+    mean = tl.sum(r * r, axis=0) / D
+    out = (r / tl.sqrt(mean + tl.full((), EPS, ACC))).to(y.dtype.element_ty)
+    tl.store(y + row + d, out * tl.load(weight + d, mask=in_d, other=0.0), mask=in_d)
+
+
+def add_rms_norm(
+    stream: Tensor | None, hidden: Tensor, weight: Tensor, eps: float, wide: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """`reference.add_rms_norm` in one kernel."""
+    B, D = hidden.shape
+    hidden = hidden.contiguous()
+    y = torch.empty_like(hidden, dtype=weight.dtype)
+    if stream is not None and stream.dtype != wide:
+        stream = stream.to(wide)  # after the first layer it is wide already
+    summed = hidden if stream is None else torch.empty_like(stream)
+    if B:
+        _add_norm[(B,)](
+            hidden if stream is None else stream, hidden, weight, summed, y,
+            D, EPS=eps, BLOCK=triton.next_power_of_2(D), ADD=stream is not None, ACC=accumulator(sum_dtype(weight)),
+            num_warps=4 if D <= 2048 else 8,
+        )  # fmt: skip
+    return summed, y

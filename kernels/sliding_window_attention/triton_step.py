@@ -1,0 +1,110 @@
+"""Sliding-window attention with rotary embedding, one token a sequence, in Triton: the equations of `reference.py`.
+
+A program has one sequence and head. It turns the new query and key, puts key and value into the ring, and walks the
+ring a tile of keys at a time with a running maximum (arXiv 1805.02867), from the new token on.
+"""
+
+from typing import NamedTuple
+
+import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+from torch import Tensor
+
+from ..dispatch import slots_of
+from ..precision import sum_dtype
+from ..triton_types import accumulator
+
+
+class Config(NamedTuple):
+    """How the work is cut."""
+
+    keys: int = 32  # of a tile; a power of two
+    warps: int = 4
+
+
+@triton.jit
+def _turned(x, e, cos, sin, angles, in_e, ACC: tl.constexpr):  # type: ignore[no-untyped-def]
+    """x rotated, in the dtype of x: dimensions e and e + angles form a pair."""
+    first, second = e < angles, (e >= angles) & (e < 2 * angles)
+    own = tl.load(x + e, mask=in_e, other=0.0)
+    other = tl.load(x + tl.where(first, e + angles, e - angles), mask=first | second, other=0.0).to(ACC)
+    angle = tl.where(first, e, e - angles)
+    c = tl.load(cos + angle, mask=first | second, other=1.0).to(ACC)
+    s = tl.load(sin + angle, mask=first | second, other=0.0).to(ACC)
+    return (own.to(ACC) * c + tl.where(first, -other, other) * s).to(own.dtype)
+
+
+@triton.jit
+def _step(  # type: ignore[no-untyped-def]
+    q, k, v, y,  # [B, H, E]
+    q_row, q_head, k_row, k_head, v_row, v_head,  # strides
+    cos, sin, angles,  # [B, angles]
+    rows, position,  # [B], [slots]
+    keys, values,  # [slots, W, H, E]
+    W, H: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, TILE: tl.constexpr, SCALE: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    i, h = tl.program_id(0) // H, tl.program_id(0) % H
+    slot = tl.load(rows + i).to(tl.int64)
+    seen = tl.load(position + slot)  # tokens before this one
+    place = seen % W
+    e = tl.arange(0, EP)
+    in_e = e < E
+    keys += (slot * W * H + h) * E
+    values += (slot * W * H + h) * E
+    q_now = _turned(q + i * q_row + h * q_head, e, cos + i * angles, sin + i * angles, angles, in_e, ACC).to(ACC)
+    k_now = _turned(k + i * k_row + h * k_head, e, cos + i * angles, sin + i * angles, angles, in_e, ACC)
+    v_now = tl.load(v + i * v_row + h * v_head + e, mask=in_e, other=0.0)
+    tl.store(keys + place * (H * E) + e, k_now, mask=in_e)
+    tl.store(values + place * (H * E) + e, v_now, mask=in_e)
+    scale = tl.full((), SCALE, ACC)
+    largest = tl.sum(q_now * k_now.to(ACC), axis=0) * scale
+    total = tl.full((), 1.0, ACC)
+    y_sum = v_now.to(ACC)
+    for start in range(0, tl.minimum(seen, W), TILE):
+        j = start + tl.arange(0, TILE)
+        live = (j < W) & (j < seen) & (j != place)
+        inside = live[:, None] & in_e[None, :]
+        k_tile = tl.load(keys + j[:, None] * (H * E) + e[None, :], mask=inside, other=0.0).to(ACC)
+        v_tile = tl.load(values + j[:, None] * (H * E) + e[None, :], mask=inside, other=0.0).to(ACC)
+        scores = tl.where(live, tl.sum(k_tile * q_now[None, :], axis=1) * scale, float("-inf"))
+        larger = tl.maximum(largest, tl.max(scores, axis=0))
+        weights = tl.exp(scores - larger)
+        shrink = tl.exp(largest - larger)
+        total = total * shrink + tl.sum(weights, axis=0)
+        y_sum = y_sum * shrink + tl.sum(weights[:, None] * v_tile, axis=0)
+        largest = larger
+    tl.store(y + (i * H + h) * E + e, (y_sum / total).to(y.dtype.element_ty), mask=in_e)
+
+
+def step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    angles: tuple[Tensor, Tensor] | None,
+    scale: float,
+    position: Tensor,
+    ring: tuple[Tensor, Tensor],
+    rows: Tensor | None = None,
+    config: Config = Config(),  # noqa: B008
+) -> Tensor:
+    """Rotation and `reference.step` in one kernel: q, k, v `[B, H, head_dim]`, not rotated, -> y; updates the ring.
+
+    Args:
+        angles: cosines and sines of the new tokens' positions `[B, n]`; None: nothing is rotated.
+        position: `[slots]` int64, tokens read before this one.
+        ring: keys and values of all slots `[slots, W, H, head_dim]`, contiguous.
+        rows: `[B]`, the slot of each sequence, none twice; None: row i is slot i.
+    """
+    (B, H, E), W = q.shape, ring[0].shape[1]
+    rows = slots_of(rows, q)
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    y = v.new_empty(B, H, E)
+    cos, sin = (x.contiguous() for x in angles) if angles else (q, q)
+    n = cos.shape[1] if angles else 0
+    if B:
+        _step[(B * H,)](
+            q, k, v, y, *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], cos, sin, n, rows, position, *ring,
+            W, H=H, E=E, EP=triton.next_power_of_2(E), TILE=config.keys, SCALE=scale, ACC=accumulator(sum_dtype(q)),
+            num_warps=config.warps,
+        )  # fmt: skip
+    return y

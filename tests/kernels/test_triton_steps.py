@@ -1,0 +1,229 @@
+"""The Triton forms of the decoding steps against their references in float64: every operation, slot and split.
+
+The same checks run under Triton's interpreter (this file as a script, float32, small shapes) and on a GPU.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from interpreter import needs_interpreter, run_interpreted
+from recall_evals.kernels.gated_activation import reference as gated_activation
+from recall_evals.kernels.greedy_choice import reference as greedy
+from recall_evals.kernels.precision import plain_sums
+from recall_evals.kernels.rms_norm import reference as rms_norm
+from recall_evals.kernels.rotary.reference import apply_rotary, rotary_angles
+from recall_evals.kernels.selective_scan import reference as selective_scan
+from recall_evals.kernels.short_convolution import reference as short_convolution
+from recall_evals.kernels.sliding_window_attention import reference as sliding
+from recall_evals.kernels.taylor_linear_attention import reference as taylor
+
+# The largest error that is allowed, of the largest entry: float32 inputs are summed in float64, outside `plain_sums`.
+BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
+SLOTS = 3  # more than there are sequences
+
+
+class Inputs:
+    """Random tensors in float64, seeded, and their copies for the form under test."""
+
+    def __init__(self, dtype: torch.dtype, device: str):
+        self.generator = torch.Generator().manual_seed(0)
+        self.dtype, self.device = dtype, device
+
+    def rand(self, *shape: int, wide: bool = False) -> tuple[Tensor, Tensor]:
+        """What the reference gets and what the kernel gets: the same numbers; `wide` in float32 at least."""
+        dtype = torch.float32 if wide else self.dtype
+        given = torch.randn(*shape, generator=self.generator, dtype=torch.float64).to(dtype)
+        return given.double(), given.to(self.device)
+
+    def rows(self, batch: int) -> Tensor:
+        return torch.randperm(batch + SLOTS, generator=self.generator)[:batch]
+
+
+def assert_close(name: str, got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
+    assert got.isfinite().all(), name
+    error = ((got.double().cpu() - want).abs().max() / want.abs().max().clamp(min=1)).item() if want.numel() else 0.0
+    assert error <= BOUNDS[dtype], f"{name}: error {error:.1e}"
+
+
+def check_taylor(
+    dtype: torch.dtype, device: str, batch: int, heads: int, d: int, dv: int, fold: int, decay: bool = False,
+    cut: tuple[int, int, int] | None = None, steps: int | None = None, state_dtype: torch.dtype = torch.float32,
+) -> None:  # fmt: skip
+    """Steps over a whole period of folds, in rows of slots that stand at different places of it."""
+    from recall_evals.kernels.taylor_linear_attention.triton_step import Config, step
+
+    inputs = Inputs(dtype, device)
+    slots, features = batch + SLOTS, taylor.n_features(d)
+    state = [inputs.rand(slots, heads, features, dv, wide=True), inputs.rand(slots, heads, features, wide=True)]
+    state[1] = tuple(x.abs() * 0.1 + (torch.arange(features, device=x.device) == 0) * 40 for x in state[1])
+    state += [inputs.rand(slots, fold, heads, d), inputs.rand(slots, fold, heads, dv)]
+    state[0], state[1] = ((x.to(state_dtype).double(), y.to(state_dtype)) for x, y in state[:2])
+    wanted, given = (taylor.TaylorState(*x) for x in zip(*state, strict=True))
+    rows = inputs.rows(batch)
+    position = torch.arange(slots) * 5 % (2 * fold)
+    gamma = torch.tensor([0.875, 0.99, 1.0] * heads)[:heads] if decay else None
+    folds = taylor.FOLD
+    taylor.FOLD = fold
+    try:
+        for _ in range(steps or fold + 2):
+            (q_, q), (k_, k), (v_, v) = (inputs.rand(batch, 2, heads, n) for n in (d, d, dv))
+            part = taylor.TaylorState(*(x[rows] for x in wanted))
+            want = taylor.step(q_[:, 1], k_[:, 1], v_[:, 1], 0.25, position[rows], part, gamma)
+            for x, new in zip(wanted, part, strict=True):
+                x[rows] = new
+            there = None if gamma is None else gamma.to(device)
+            got = step(
+                q[:, 1],
+                k[:, 1],
+                v[:, 1],
+                0.25,
+                position.to(device),
+                given,
+                there,
+                rows.to(device),
+                cut and Config(*cut),
+            )
+            position[rows] += 1
+            assert_close("y", got, want, dtype)
+        kept = dtype if dtype != torch.float32 else state_dtype
+        for name, x, y in zip(given._fields, given, wanted, strict=True):
+            assert_close(name, x, y, kept)
+    finally:
+        taylor.FOLD = folds
+
+
+def check_sliding(dtype: torch.dtype, device: str, batch: int, heads: int, e: int, window: int, n: int) -> None:
+    """n angles turn 2n dimensions; the ring is empty, half full and gone round."""
+    from recall_evals.kernels.sliding_window_attention.triton_step import step
+
+    inputs = Inputs(dtype, device)
+    slots = batch + SLOTS
+    rings = [inputs.rand(slots, window, heads, e) for _ in range(2)]
+    wanted, given = ([x[i] for x in rings] for i in (0, 1))
+    rows = inputs.rows(batch)
+    position = torch.arange(slots) * 7 % (2 * window + 1)
+    position[rows[0]] = 0
+    for _ in range(3):
+        (q_, k_, v_), (q, k, v) = (x.unbind(1) for x in inputs.rand(batch, 3, heads, e))
+        cos, sin = rotary_angles(position[rows], 2 * n, 10_000.0, dtype)
+        turned = (q_, k_) if not n else tuple(apply_rotary(x, cos.double(), sin.double()) for x in (q_, k_))
+        part = tuple(x[rows] for x in wanted)
+        want = sliding.step(turned[0], turned[1].to(dtype).double(), v_, 0.3, position[rows], part)
+        for x, new in zip(wanted, part, strict=True):
+            x[rows] = new
+        angles = (cos.to(device), sin.to(device)) if n else None
+        got = step(q, k, v, angles, 0.3, position.to(device), tuple(given), rows.to(device))
+        position[rows] += 1
+        assert_close("y", got, want, dtype)
+    for name, x, y in zip(("keys", "values"), given, wanted, strict=True):
+        assert_close(name, x, y, dtype)
+
+
+def check_convolution(
+    dtype: torch.dtype, device: str, batch: int, width: int, taps: int, bias: bool, gate: bool
+) -> None:
+    from recall_evals.kernels.short_convolution.triton_step import step
+
+    inputs = Inputs(dtype, device)
+    weight_, weight = inputs.rand(width, taps)
+    bias_, b = inputs.rand(width) if bias else (None, None)
+    wanted, given = inputs.rand(batch + SLOTS, taps - 1, width)
+    rows = inputs.rows(batch)
+    for _ in range(taps + 1):
+        x_, x = inputs.rand(batch, 2 * width)
+        x_, gate_ = x_.chunk(2, dim=-1)
+        x, g = x.chunk(2, dim=-1)
+        part = wanted[rows]
+        want = short_convolution.step(x_, weight_, bias_, gate_ if gate else None, part)
+        wanted[rows] = part
+        got = step(x, weight, b, g if gate else None, given, rows.to(device))
+        assert_close("y", got, want, dtype)
+    assert_close("inputs", given, wanted, dtype)
+
+
+def check_norm(dtype: torch.dtype, device: str, batch: int, width: int) -> None:
+    from recall_evals.kernels.rms_norm.triton_norm import add_rms_norm
+
+    inputs = Inputs(dtype, device)
+    weight_, weight = inputs.rand(width)
+    (stream_, stream), (hidden_, hidden) = inputs.rand(batch, width, wide=True), inputs.rand(batch, width)
+    for before_, before in ((None, None), (stream_, stream), (stream_.to(dtype).double(), stream.to(dtype))):
+        want = rms_norm.add_rms_norm(before_, hidden_, weight_, 1e-5, torch.float64)
+        got = add_rms_norm(before, hidden, weight, 1e-5, torch.float32)
+        assert got[1].dtype == dtype and got[0].dtype == (dtype if before is None else torch.float32)
+        assert_close("sum", got[0], want[0], torch.float32)
+        assert_close("y", got[1], want[1], dtype)
+
+
+def check_gate(dtype: torch.dtype, device: str, batch: int, width: int) -> None:
+    from recall_evals.kernels.gated_activation.triton_gate import silu_gate
+
+    x_, x = Inputs(dtype, device).rand(batch, 2 * width)
+    got = silu_gate(*x.chunk(2, dim=-1))
+    assert_close("y", got, gated_activation.silu_gate(*x_.chunk(2, dim=-1)), dtype)
+
+
+def check_scan(dtype: torch.dtype, device: str, batch: int, width: int, n: int) -> None:
+    from recall_evals.kernels.selective_scan.triton_step import gated_step
+
+    inputs = Inputs(dtype, device)
+    (bias_, bias), (skip_, skip) = inputs.rand(width), inputs.rand(width)
+    a_, a = inputs.rand(width, n)
+    wanted, given = inputs.rand(batch + SLOTS, width, n, wide=True)
+    rows = inputs.rows(batch)
+    for shift in (0, -8, 25):  # of dt: both ends of the softplus
+        (u_, u), (z_, z), (dt_, dt) = (inputs.rand(batch, width) for _ in range(3))
+        bc_, bc = inputs.rand(batch, 2 * n + 3)
+        dt_, dt = (dt_ + shift).to(dtype).double(), (dt.double() + shift).to(dtype)
+        (b_, c_, _), (b, c, _) = (x.split([n, n, 3], dim=-1) for x in (bc_, bc))
+        part = wanted[rows]
+        want = selective_scan.gated_step(u_, dt_, bias_, a_, b_, c_, skip_, z_, part)
+        wanted[rows] = part
+        got = gated_step(u, dt, bias, a, b, c, skip, z, given, rows.to(device))
+        assert_close("y", got, want, dtype)
+    assert_close("state", given, wanted, dtype)
+
+
+def check_choice(dtype: torch.dtype, device: str, batch: int, vocabulary: int) -> None:
+    from recall_evals.kernels.greedy_choice.triton_choice import greedy_choice
+
+    _, scores = Inputs(dtype, device).rand(batch, vocabulary + 5)
+    scores = scores[:, :vocabulary]  # strided
+    if vocabulary > 3:
+        scores[0, 1] = scores[0, 3] = 99.0  # of equal scores the first wins
+    want = greedy.greedy_choice(scores.cpu())
+    got = greedy_choice(scores)
+    assert torch.equal(got[0].cpu(), want[0]) and torch.equal(got[1].cpu(), want[1])
+
+
+FLOAT, HALF = torch.float32, torch.bfloat16
+SMALL: list[tuple[Callable[..., None], tuple]] = [
+    *((check_taylor, case) for case in (
+        (3, 2, 16, 20, 16), (2, 1, 8, 16, 4, True, (16, 16, 1)), (1, 2, 5, 7, 1, False, (32, 4, 1)),
+        (2, 2, 3, 9, 1, True), (2, 3, 16, 5, 2, False, (64, 8, 4)),
+    )),
+    *((check_sliding, case) for case in ((3, 2, 8, 5, 4), (2, 1, 7, 40, 2), (1, 3, 6, 33, 0))),
+    *((check_convolution, case) for case in ((3, 20, 3, False, True), (2, 7, 4, True, False), (1, 600, 2, True, True))),
+    *((check_norm, case) for case in ((3, 24), (1, 100))),
+    *((check_gate, case) for case in ((3, 24), (1, 1100))),
+    *((check_scan, case) for case in ((3, 20, 16), (2, 70, 5))),
+    *((check_choice, case) for case in ((3, 1), (2, 50), (2, 5000))),
+]  # fmt: skip
+
+
+@needs_interpreter("all decoding steps on small shapes against their references in float64")
+def test_steps_under_the_interpreter():
+    run_interpreted(__file__)
+
+
+def check_under_the_interpreter() -> None:
+    for check, case in SMALL:
+        check(FLOAT, "cpu", *case)
+    with plain_sums():  # float32 sums: rougher, by what such short sums lose
+        check_taylor(FLOAT, "cpu", 2, 2, 16, 20, 4)
+
+
+if __name__ == "__main__":
+    check_under_the_interpreter()
