@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..kernels.full_attention import reference as full_attention
+from ..kernels.full_attention import dispatch, reference
 from ..kernels.rotary.reference import apply_rotary, rotary_angles
-from .decoder import Decoder, LayerState, Linear, Mixer, Reading
+from .decoder import Decoder, LayerState, Linear, Mixer, Reading, Stepping
 from .decoder_config import DecoderConfig, mixer_kind
 from .errors import ConfigurationError
 from .fields import shown
@@ -31,9 +31,14 @@ class RotaryProjections(Mixer):
         self.Wqkv = Linear(config.d_model, 3 * config.d_model, bias=config.qkv_bias)
         self.out_proj = Linear(config.d_model, config.d_model, bias=config.out_bias)
 
+    def unrotated(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`[T, D]` -> q, k and v, `[T, H, head_dim]`."""
+        q, k, v = self.Wqkv(x).reshape(-1, 3, self.heads, self.head_dim).unbind(1)
+        return q, k, v
+
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`[T, D]`, positions `[T]` -> q, k (rotated) and v, `[T, H, head_dim]`."""
-        q, k, v = self.Wqkv(x).reshape(-1, 3, self.heads, self.head_dim).unbind(1)
+        q, k, v = self.unrotated(x)
         if self.rotary_dim:
             cos, sin = rotary_angles(positions, self.rotary_dim, self.rotary_base, x.dtype)
             q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
@@ -46,13 +51,16 @@ class MHA(RotaryProjections):
     def prefill(self, x: Tensor, reading: Reading, state: LayerState | None) -> tuple[Tensor, LayerState]:
         q, k, v = self.project(x, reading.token_position)
         cache = (state["cached_keys"], state["cached_values"]) if state else None
-        y, (keys, values) = full_attention.prefill(q, k, v, self.scale, reading.packing, reading.position, cache)
+        y, (keys, values) = reference.prefill(q, k, v, self.scale, reading.packing, reading.position, cache)
         return self.out_proj(y.flatten(1)), {"cached_keys": keys, "cached_values": values}
 
-    def step(self, x: Tensor, reading: Reading, state: LayerState) -> Tensor:
-        q, k, v = self.project(x, reading.token_position)
+    def step(self, x: Tensor, stepping: Stepping, state: LayerState) -> Tensor:
+        q, k, v = self.unrotated(x)
+        if angles := stepping.angles(self.rotary_dim, self.rotary_base, x.dtype):
+            q, k = apply_rotary(q, *angles), apply_rotary(k, *angles)
         cache = state["cached_keys"], state["cached_values"]
-        return self.out_proj(full_attention.step(q, k, v, self.scale, reading.position, cache).flatten(1))
+        y = dispatch.step(q, k, v, self.scale, stepping.token_position, cache, stepping.rows)
+        return self.out_proj(y.flatten(1))
 
 
 class AttentionModel(Decoder):

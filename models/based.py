@@ -6,11 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..kernels.short_convolution import dispatch as convolution_step
 from ..kernels.short_convolution import reference as short_convolution
+from ..kernels.sliding_window_attention import dispatch as sliding_window_step
 from ..kernels.sliding_window_attention import reference as sliding_window
+from ..kernels.taylor_linear_attention import dispatch as taylor_step
 from ..kernels.taylor_linear_attention import reference as taylor
 from .attention import MHA, RotaryProjections
-from .decoder import Decoder, LayerState, Linear, Mixer, Reading
+from .decoder import Decoder, LayerState, Linear, Mixer, Reading, Stepping
 from .decoder_config import DecoderConfig, mixer_kind
 from .errors import ConfigurationError
 from .fields import get_field, shown
@@ -58,10 +61,11 @@ class BaseConv(Mixer):
         y, inputs = short_convolution.prefill(a, conv.weight[:, 0], conv.bias, b, reading.packing, inputs)
         return self.out_proj(y), {"inputs": inputs}
 
-    def step(self, x: Tensor, reading: Reading, state: LayerState) -> Tensor:
+    def step(self, x: Tensor, stepping: Stepping, state: LayerState) -> Tensor:
         a, b = self.in_proj(x).split(self.width, dim=-1)
         conv = self.conv.conv
-        return self.out_proj(short_convolution.step(a, conv.weight[:, 0], conv.bias, b, state["inputs"]))
+        y = convolution_step.step(a, conv.weight[:, 0], conv.bias, b, state["inputs"], stepping.rows)
+        return self.out_proj(y)
 
 
 class LinearAttention(Mixer):
@@ -116,9 +120,10 @@ class LinearAttention(Mixer):
         y, after = taylor.prefill(q, k, v, self.scale, reading.packing, reading.position, before, self.decay(x))
         return self.output(x, y), after._asdict()
 
-    def step(self, x: Tensor, reading: Reading, state: LayerState) -> Tensor:
+    def step(self, x: Tensor, stepping: Stepping, state: LayerState) -> Tensor:
         q, k, v = self.project(x)
-        y = taylor.step(q, k, v, self.scale, reading.position, taylor.TaylorState(**state), self.decay(x))
+        remembered = taylor.TaylorState(**state)
+        y = taylor_step.step(q, k, v, self.scale, stepping.position, remembered, self.decay(x), stepping.rows)
         return self.output(x, y)
 
 
@@ -137,10 +142,12 @@ class SlidingAttention(RotaryProjections):
         )
         return self.out_proj(y.flatten(1)), {"ring_keys": keys, "ring_values": values}
 
-    def step(self, x: Tensor, reading: Reading, state: LayerState) -> Tensor:
-        q, k, v = self.project(x, reading.token_position)
+    def step(self, x: Tensor, stepping: Stepping, state: LayerState) -> Tensor:
+        q, k, v = self.unrotated(x)
         ring = state["ring_keys"], state["ring_values"]
-        return self.out_proj(sliding_window.step(q, k, v, self.scale, reading.position, ring).flatten(1))
+        angles = stepping.angles(self.rotary_dim, self.rotary_base, x.dtype)
+        y = sliding_window_step.step(q, k, v, angles, self.scale, stepping.position, ring, stepping.rows)
+        return self.out_proj(y.flatten(1))
 
 
 class BasedModel(Decoder):

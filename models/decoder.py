@@ -8,16 +8,19 @@ Module names are those of the published files, so that a state dict loads and sa
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.gated_activation.dispatch import silu_gate
 from ..kernels.linear.reference import linear
 from ..kernels.packing import Packing
-from ..kernels.rms_norm.reference import rms_norm
+from ..kernels.rms_norm.dispatch import add_rms_norm
+from ..kernels.rms_norm.reference import add
+from ..kernels.rotary.reference import rotary_angles
 from .decoder_config import DecoderConfig
 from .sequence_model import SequenceModel
 from .state import State
@@ -27,12 +30,12 @@ LayerState = dict[str, Tensor]
 
 @dataclass
 class Reading:
-    """What the mixers of all layers share while one packed batch, or one step, is read.
+    """What the mixers of all layers share while one packed batch is read.
 
     Attributes:
         position: `[B]` tokens read before.
         token_position: `[T]` absolute position of each token.
-        packing: the batch's layout; in a step one token a sequence.
+        packing: the batch's layout.
         pads: `[T]` bool, JRT's left-pad mode.
     """
 
@@ -40,6 +43,32 @@ class Reading:
     token_position: Tensor
     packing: Packing
     pads: Tensor | None = None
+
+
+@dataclass
+class Stepping:
+    """What the mixers of all layers share while one token a sequence is read.
+
+    Attributes:
+        position: `[slots]` tokens read before, of all slots of the state.
+        rows: `[B]` the slot of each sequence; None: all of them in order.
+    """
+
+    position: Tensor
+    rows: Tensor | None = None
+    _angles: dict[tuple[int, float, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def token_position(self) -> Tensor:
+        """`[B]` position of each sequence's token."""
+        return self.position if self.rows is None else self.position[self.rows]
+
+    def angles(self, rotary_dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines of the tokens' positions, computed once for all layers; None where nothing is turned."""
+        key = rotary_dim, base, dtype
+        if rotary_dim and key not in self._angles:
+            self._angles[key] = rotary_angles(self.token_position, rotary_dim, base, dtype)
+        return self._angles.get(key)
 
 
 class Mixer(nn.Module):
@@ -50,8 +79,8 @@ class Mixer(nn.Module):
         """`[T, D] -> [T, D]` and the new state of the layer."""
 
     @abstractmethod
-    def step(self, x: Tensor, reading: Reading, state: LayerState) -> Tensor:
-        """`[B, D] -> [B, D]`; `state` is updated in place."""
+    def step(self, x: Tensor, stepping: Stepping, state: LayerState) -> Tensor:
+        """`[B, D] -> [B, D]`; the rows of `state` are updated in place."""
 
 
 class Linear(nn.Linear):
@@ -62,13 +91,25 @@ class Linear(nn.Linear):
 
 
 class RMSNorm(nn.Module):
+    """The residual add and the norm (kernels/rms_norm): the stream so far and h -> the stream and y."""
+
     def __init__(self, width: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
+    def forward(self, stream: Tensor | None, hidden: Tensor, in_float32: bool) -> tuple[Tensor, Tensor]:
+        return add_rms_norm(stream, hidden, self.weight, self.eps, in_float32)
+
+
+class LayerNorm(nn.LayerNorm):
+    """`RMSNorm`'s contract around nn.LayerNorm."""
+
+    def forward(  # type: ignore[override]
+        self, stream: Tensor | None, hidden: Tensor, in_float32: bool
+    ) -> tuple[Tensor, Tensor]:
+        stream = add(stream, hidden, in_float32)
+        return stream, super().forward(stream.to(self.weight.dtype))
 
 
 class GatedMLP(nn.Module):
@@ -85,14 +126,14 @@ class GatedMLP(nn.Module):
         self.fc2 = Linear(hidden, config.d_model, bias=config.fc2_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.alt:
-            return self.fc2(self.activation(self.fc1(x)) * self.fc3(x))
-        value, gate = self.fc1(x).chunk(2, dim=-1)
+        value, gate = (self.fc3(x), self.fc1(x)) if self.alt else self.fc1(x).chunk(2, dim=-1)
+        if self.activation is F.silu:
+            return self.fc2(silu_gate(value, gate))
         return self.fc2(value * self.activation(gate))
 
 
 def make_norm(config: DecoderConfig) -> nn.Module:
-    return (RMSNorm if config.rms_norm else nn.LayerNorm)(config.d_model, config.norm_eps)
+    return (RMSNorm if config.rms_norm else LayerNorm)(config.d_model, config.norm_eps)
 
 
 class Block(nn.Module):
@@ -162,23 +203,19 @@ class Decoder(SequenceModel):
     def logits(self, hidden: Tensor) -> Tensor:
         return self.lm_head(hidden)
 
-    def _blocks(self, tokens: Tensor, reading: Reading, mix: Callable[[int, Mixer, Tensor], Tensor]) -> Tensor:
+    def _blocks(self, tokens: Tensor, positions: Tensor, mix: Callable[[int, Mixer, Tensor], Tensor]) -> Tensor:
         """The residual stream around `mix(layer, mixer, x)`."""
-        hidden = self.transformer.embeddings(tokens, reading.token_position)
+        hidden = self.transformer.embeddings(tokens, positions)
         stream: Tensor | None = None
-        wide = torch.promote_types(hidden.dtype, torch.float32) if self.settings.residual_in_fp32 else hidden.dtype
-
-        def add(stream: Tensor | None, hidden: Tensor) -> Tensor:
-            # The embedding enters in the working dtype; only from the first sum on the stream is wide.
-            return hidden if stream is None else stream.to(wide) + hidden
-
+        in_float32 = self.settings.residual_in_fp32
         for i, block in enumerate(self.transformer.layers):
             assert isinstance(block, Block)
-            stream = add(stream, hidden)
-            hidden = mix(i, block.mixer, block.norm1(stream.to(self.dtype)))
-            stream = add(stream, hidden)
-            hidden = block.mlp(block.norm2(stream.to(self.dtype)))
-        return self.transformer.ln_f(add(stream, hidden).to(self.dtype))
+            stream, x = block.norm1(stream, hidden, in_float32)
+            hidden = mix(i, block.mixer, x)
+            stream, x = block.norm2(stream, hidden, in_float32)
+            hidden = block.mlp(x)
+        _, x = self.transformer.ln_f(stream, hidden, in_float32)
+        return x
 
     def extend(
         self, tokens: Tensor, packing: Packing, state: State | None, pads: Tensor | None = None
@@ -194,14 +231,14 @@ class Decoder(SequenceModel):
             layers.append(layer)
             return y
 
-        hidden = self._blocks(tokens, reading, mix)
+        hidden = self._blocks(tokens, reading.token_position, mix)
         return hidden, State(position + packing.length_tensor, layers)
 
-    def advance(self, tokens: Tensor, state: State) -> Tensor:
-        state.reserve(int(state.position.max()) + 1 if len(state) else 0)
-        reading = Reading(state.position, state.position, Packing([1] * len(state), tokens.device))
-        hidden = self._blocks(tokens, reading, lambda i, mixer, x: mixer.step(x, reading, state.layers[i]))
-        state.position += 1
+    def advance(self, tokens: Tensor, state: State, rows: Tensor | None = None) -> Tensor:
+        stepping = Stepping(state.position, rows)
+        position = stepping.token_position
+        hidden = self._blocks(tokens, position, lambda i, mixer, x: mixer.step(x, stepping, state.layers[i]))
+        state.count(rows)
         return hidden
 
     @torch.no_grad()

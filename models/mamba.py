@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from ..kernels.linear.reference import linear
 from ..kernels.packing import Packing
+from ..kernels.selective_scan import dispatch as scan_step
 from ..kernels.selective_scan import reference as selective_scan
+from ..kernels.short_convolution import dispatch as convolution_step
 from ..kernels.short_convolution import reference as short_convolution
-from .decoder import LayerState, Linear, RMSNorm
+from .decoder import LayerNorm, LayerState, Linear, RMSNorm
 from .decoder_config import rows_of_vocabulary
 from .errors import ConfigurationError
 from .fields import NUMBER, get_field
@@ -56,11 +58,8 @@ class MambaMixer(nn.Module):
     def parameters_of_scan(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x `[., d_inner]` -> dt `[., d_inner]`, A `[d_inner, d_state]`, B and C `[., d_state]`."""
         dt, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        # The bias is added inside the softplus, after the product, in the scan's precision.
-        dt = F.softplus(linear(dt, self.dt_proj.weight).to(wide) + self.dt_proj.bias.to(wide))
-        # A is rounded to float32 whatever the model's dtype, as in the original.
-        return dt, -torch.exp(self.A_log.float()).to(wide), b, c
+        dt = selective_scan.step_sizes(linear(dt, self.dt_proj.weight), self.dt_proj.bias)
+        return dt, selective_scan.decay_rates(self.A_log, dt.dtype), b, c
 
     def prefill(self, u: Tensor, packing: Packing, state: LayerState | None) -> tuple[Tensor, LayerState]:
         x, z = self.in_proj(u).chunk(2, dim=-1)
@@ -70,18 +69,18 @@ class MambaMixer(nn.Module):
         y, h = selective_scan.prefill(x, dt, a, b, c, self.D, packing, h)
         return self.out_proj(y * F.silu(z)), {"inputs": inputs, "ssm": h}
 
-    def step(self, u: Tensor, state: LayerState) -> Tensor:
+    def step(self, u: Tensor, rows: Tensor | None, state: LayerState) -> Tensor:
         x, z = self.in_proj(u).chunk(2, dim=-1)
-        x = short_convolution.step(x, self.conv1d.weight[:, 0], self.conv1d.bias, None, state["inputs"])
-        dt, a, b, c = self.parameters_of_scan(x)
-        y = selective_scan.step(x, dt, a, b, c, self.D, state["ssm"])
-        return self.out_proj(y * F.silu(z))
+        x = convolution_step.step(x, self.conv1d.weight[:, 0], self.conv1d.bias, None, state["inputs"], rows)
+        dt, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt, bias = linear(dt, self.dt_proj.weight), self.dt_proj.bias
+        return self.out_proj(scan_step.gated_step(x, dt, bias, self.A_log, b, c, self.D, z, state["ssm"], rows))
 
 
 class MambaBlock(nn.Module):
     def __init__(self, d_model: int, ssm: Mapping[str, Any], rms: bool):
         super().__init__()
-        self.norm = RMSNorm(d_model, NORM_EPS) if rms else nn.LayerNorm(d_model, NORM_EPS)
+        self.norm = (RMSNorm if rms else LayerNorm)(d_model, NORM_EPS)
         self.mixer = MambaMixer(d_model, ssm)
 
 
@@ -90,7 +89,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocab, d_model)
         self.layers = nn.ModuleList(MambaBlock(d_model, ssm, rms) for _ in range(n_layers))
-        self.norm_f = RMSNorm(d_model, NORM_EPS) if rms else nn.LayerNorm(d_model, NORM_EPS)
+        self.norm_f = (RMSNorm if rms else LayerNorm)(d_model, NORM_EPS)
 
 
 class MambaModel(SequenceModel):
@@ -140,12 +139,13 @@ class MambaModel(SequenceModel):
 
     def _blocks(self, tokens: Tensor, mix: Callable[[int, MambaMixer, Tensor], Tensor]) -> Tensor:
         hidden = self.backbone.embedding(tokens)
-        wide = torch.promote_types(hidden.dtype, torch.float32) if self.residual_in_fp32 else hidden.dtype
-        stream = hidden.to(wide)
+        stream: Tensor | None = None
         for i, block in enumerate(self.backbone.layers):
             assert isinstance(block, MambaBlock)
-            stream = stream + mix(i, block.mixer, block.norm(stream.to(self.dtype)))
-        return self.backbone.norm_f(stream.to(self.dtype))
+            stream, x = block.norm(stream, hidden, self.residual_in_fp32)
+            hidden = mix(i, block.mixer, x)
+        _, x = self.backbone.norm_f(stream, hidden, self.residual_in_fp32)
+        return x
 
     def extend(
         self, tokens: Tensor, packing: Packing, state: State | None, pads: Tensor | None = None
@@ -163,7 +163,7 @@ class MambaModel(SequenceModel):
         read = packing.length_tensor
         return hidden, State(state.position + read if state else read.clone(), layers)
 
-    def advance(self, tokens: Tensor, state: State) -> Tensor:
-        hidden = self._blocks(tokens, lambda i, mixer, x: mixer.step(x, state.layers[i]))
-        state.position += 1
+    def advance(self, tokens: Tensor, state: State, rows: Tensor | None = None) -> Tensor:
+        hidden = self._blocks(tokens, lambda i, mixer, x: mixer.step(x, rows, state.layers[i]))
+        state.count(rows)
         return hidden

@@ -50,8 +50,14 @@ class SequenceModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def advance(self, tokens: Tensor, state: State) -> Tensor:
-        """Read one token a sequence `[B]`, updating `state` in place; returns hidden vectors `[B, D]`."""
+    def advance(self, tokens: Tensor, state: State, rows: Tensor | None = None) -> Tensor:
+        """Read one token a sequence `[B]`, updating `state` in place; returns hidden vectors `[B, D]`.
+
+        Nothing in it waits for the device, so that a CUDA graph can hold it. `state` must have room (`reserve`).
+
+        Args:
+            rows: `[B]` int64, the row of `state` that each sequence has, none twice; None: all rows in order.
+        """
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
@@ -103,6 +109,8 @@ class SequenceModel(nn.Module, ABC):
         """Read one token a sequence: `[B] -> [B, V]`; `state` is updated in place."""
         if tokens.shape != (len(state),):
             raise ValueError(f"tokens must be [{len(state)}], one a sequence of the state, got {list(tokens.shape)}")
+        if state.grows:
+            state.reserve(int(state.position.max()) + 1 if len(state) else 0)
         return self.logits(self.advance(tokens, state))
 
     @property

@@ -33,6 +33,11 @@ class State:
         """Bytes of all tensors, as they are held (not a formula)."""
         return self.position.nbytes + sum(t.nbytes for layer in self.layers for t in layer.values())
 
+    @property
+    def grows(self) -> bool:
+        """Whether a tensor of it grows with the sequence, so that room must be made (`reserve`)."""
+        return any(GROWING & layer.keys() for layer in self.layers)
+
     def select(self, rows: Sequence[int] | Tensor) -> "State":
         """A new state of the named rows in their order: reorders, drops and forks (a row may be named again).
 
@@ -68,6 +73,13 @@ class State:
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
             raise IndexError(f"rows must lie in 0 .. {len(self) - 1}, got {index.tolist()}")
         return index.to(torch.int64)
+
+    def count(self, rows: Tensor | None = None) -> None:
+        """One more token read by each of the named rows `[n]`, none twice; by all for None."""
+        if rows is None:
+            self.position += 1
+        else:
+            self.position[rows] = self.position[rows] + 1
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` tokens a row in the tensors that grow."""

@@ -14,12 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.packing import Packing
 from ..kernels.rotary.reference import apply_rotary, rotary_angles
 from ..kernels.selective_scan.differentiable import selective_scan
 from ..models.attention import MHA, RotaryProjections
 from ..models.based import BaseConv, LinearAttention, SlidingAttention
-from ..models.decoder import Decoder, Reading
+from ..models.decoder import Decoder
 from ..models.mamba import MambaMixer, MambaModel
 from ..models.sequence_model import SequenceModel
 
@@ -39,8 +38,7 @@ def scores(model: SequenceModel, tokens: Tensor) -> Tensor:
         return model.logits(model._blocks(tokens, lambda i, mixer, x: mix(mixer, x)))
     assert isinstance(model, Decoder)
     position = torch.arange(tokens.shape[1], device=tokens.device)
-    reading = Reading(position[:1], position, Packing([]))
-    return model.logits(model._blocks(tokens, reading, lambda i, mixer, x: mix(mixer, x)))
+    return model.logits(model._blocks(tokens, position, lambda i, mixer, x: mix(mixer, x)))
 
 
 @singledispatch

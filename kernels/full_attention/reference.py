@@ -56,12 +56,30 @@ def prefill(
     return packing.unpad(y.transpose(1, 2)).to(v.dtype), (keys, values)
 
 
-def step(q: Tensor, k: Tensor, v: Tensor, scale: float, position: Tensor, cache: tuple[Tensor, Tensor]) -> Tensor:
-    """One token a sequence: q, k, v `[B, H, head_dim]` -> y; the cache, which must have room, is updated in place."""
-    keys, values = cache
-    rows = torch.arange(q.shape[0], device=q.device)
-    keys[rows, position] = k
-    values[rows, position] = v
+def put(k: Tensor, v: Tensor, position: Tensor, cache: tuple[Tensor, Tensor], rows: Tensor | None) -> None:
+    """Write one key and value a sequence into the cache."""
+    rows = torch.arange(k.shape[0], device=k.device) if rows is None else rows
+    for old, new in zip(cache, (k, v), strict=True):
+        old[rows, position] = new
+
+
+def step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    position: Tensor,
+    cache: tuple[Tensor, Tensor],
+    rows: Tensor | None = None,
+) -> Tensor:
+    """One token a sequence: q, k, v `[B, H, head_dim]` -> y; the cache, which must have room, is updated in place.
+
+    Args:
+        position: `[B]` int64, tokens each sequence read before this one.
+        rows: `[B]`, where in the cache each sequence lies; None: in order.
+    """
+    put(k, v, position, cache, rows)
+    keys, values = cache if rows is None else (x[rows] for x in cache)
     allowed = torch.arange(keys.shape[1], device=q.device) <= position[:, None]
     wide = sum_dtype(q)
     scores = torch.einsum("bhd,bjhd->bhj", q.to(wide), keys.to(wide)) * scale

@@ -2,8 +2,8 @@
 
     r <- r + h;    y = r / sqrt(mean(r²) + eps) * w,    eps inside the root
 
-The running sum r stays in float32 or better; it is rounded to the weight's dtype before it is normalised, as the
-published models were trained (this only matters in half precision).
+The running sum r stays in float32 or better, where the configuration says so; it is rounded to the weight's dtype
+before it is normalised, as the published models were trained (this only matters in half precision).
 """
 
 import torch
@@ -18,18 +18,19 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
 
 
-def add_rms_norm(
-    stream: Tensor | None, hidden: Tensor, weight: Tensor, eps: float, wide: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """The residual add and the norm.
+def add(stream: Tensor | None, hidden: Tensor, in_float32: bool) -> Tensor:
+    """The residual add: r `[..., D]`, None before the first, and h `[..., D]` in the working dtype -> r.
 
-    Args:
-        stream: r `[..., D]`; None before the first add, where r is h as it is.
-        hidden: h `[..., D]`.
-        wide: dtype of r from the first add on.
-
-    Returns:
-        r and y; y in the dtype of the weight.
+    The embedding enters in the working dtype; only from the first sum on the stream is float32, if `in_float32`.
     """
-    stream = hidden if stream is None else stream.to(wide) + hidden
+    if stream is None:
+        return hidden
+    return stream.to(torch.promote_types(hidden.dtype, torch.float32) if in_float32 else hidden.dtype) + hidden
+
+
+def add_rms_norm(
+    stream: Tensor | None, hidden: Tensor, weight: Tensor, eps: float, in_float32: bool
+) -> tuple[Tensor, Tensor]:
+    """`add` and then `rms_norm` in the dtype of the weight: r and y."""
+    stream = add(stream, hidden, in_float32)
     return stream, rms_norm(stream.to(weight.dtype), weight, eps)

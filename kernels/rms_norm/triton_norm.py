@@ -30,14 +30,16 @@ def _add_norm(  # type: ignore[no-untyped-def]
 
 
 def add_rms_norm(
-    stream: Tensor | None, hidden: Tensor, weight: Tensor, eps: float, wide: torch.dtype
+    stream: Tensor | None, hidden: Tensor, weight: Tensor, eps: float, in_float32: bool
 ) -> tuple[Tensor, Tensor]:
     """`reference.add_rms_norm` in one kernel."""
-    B, D = hidden.shape
+    D = hidden.shape[-1]
+    B = hidden.numel() // D
     hidden = hidden.contiguous()
+    wide = torch.promote_types(hidden.dtype, torch.float32) if in_float32 else hidden.dtype
     y = torch.empty_like(hidden, dtype=weight.dtype)
-    if stream is not None and stream.dtype != wide:
-        stream = stream.to(wide)  # after the first layer it is wide already
+    if stream is not None:
+        stream = stream.to(wide).contiguous()  # after the first layer it is both already
     summed = hidden if stream is None else torch.empty_like(stream)
     if B:
         _add_norm[(B,)](

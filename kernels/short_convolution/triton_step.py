@@ -4,7 +4,7 @@ import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
-from ..dispatch import slots_of
+from ..devices import slots_of
 from ..precision import state_dtype
 from ..triton_types import accumulator
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..dispatch import runs_triton
+from ..devices import runs_triton
 from . import reference
 
 

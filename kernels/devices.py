@@ -22,9 +22,10 @@ def _available() -> bool:
 
 
 def runs_triton(x: Tensor) -> bool:
-    """Whether operations on tensors like x have a Triton form here; gradients never pass through one."""
-    here = x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    return here and _available() and not (torch.is_grad_enabled() and x.requires_grad)
+    """Whether operations on tensors like x run in Triton here; never where gradients or the compiler pass through."""
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
+        return False
+    return (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") and _available()
 
 
 def in_slots(step: Callable[[State], Tensor], state: State, rows: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..dispatch import in_slots, runs_triton
+from ..devices import in_slots, runs_triton
 from . import reference
 
 

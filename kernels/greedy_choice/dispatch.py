@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..dispatch import runs_triton
+from ..devices import runs_triton
 from . import reference
 
 
