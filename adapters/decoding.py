@@ -83,15 +83,44 @@ class Generation:
         self._settled = 0  # tokens that no stop still to come can begin in
         self._random: np.random.Generator | None = None
 
-    def choose(self, scores: Tensor, best: int, lead: float) -> int:
-        """The next token from scores `[V]`, whose best token leads over the second by `lead`."""
-        if self.sampling.greedy:
-            self.near_ties += lead < NEAR_TIE
-            return best
+    def draw(self, scores: Tensor) -> int:
+        """The next token from scores `[V]`, by the request's own random numbers."""
         if self._random is None:
             digest = hashlib.sha256(json.dumps([list(self.seed), list(self.prompt)]).encode()).digest()
             self._random = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "big")))
         return self.sampling.draw(scores, self._random.random())
+
+    def extend(
+        self, tokens: Sequence[int], leads: Sequence[float], end: int | None, decode: Callable[[Sequence[int]], str]
+    ) -> int:
+        """Take greedily chosen tokens until the answer is complete; how many were taken.
+
+        Args:
+            leads: of each token over the second best.
+        """
+        taken = len(tokens) if self._goes_on(tokens, end, decode) else 0
+        if taken:
+            self.tokens += tokens
+            if len(self.tokens) - self._settled >= 2 * (self._longest + 8):
+                self._settle(decode)
+        else:
+            for token in tokens:
+                taken += 1
+                if self.append(token, end, decode):
+                    break
+        self.near_ties += sum(lead < NEAR_TIE for lead in leads[:taken])
+        return taken
+
+    def _goes_on(self, tokens: Sequence[int], end: int | None, decode: Callable[[Sequence[int]], str]) -> bool:
+        """Whether the answer is still open after all these tokens, seen at one look; False where that is unsure."""
+        if len(tokens) < 2 or len(self.tokens) + len(tokens) >= self.limit:
+            return False
+        if end in tokens or not self.ends.isdisjoint(tokens):
+            return False
+        if not self.stops:
+            return True
+        newest = decode([*self.tokens[self._settled :], *tokens])
+        return HALF not in newest and not any(s in newest for s in self.stops)  # a part may hide what came before it
 
     def append(self, token: int, end: int | None, decode: Callable[[Sequence[int]], str]) -> bool:
         """Take a token; True when the answer is complete, and then `text` holds it.
@@ -127,10 +156,3 @@ class Generation:
     def _cut(self, text: str) -> str:
         places = [text.find(s) for s in self.stops if s in text]
         return text[: min(places)] if places else text
-
-
-def greedy_choices(scores: Tensor) -> tuple[list[int], list[float]]:
-    """The best token of each row and its lead over the second best. Shapes: `[B, V]`."""
-    values, ids = scores.topk(min(2, scores.shape[1]), dim=-1)
-    lead = values[:, 0] - values[:, 1] if values.shape[1] > 1 else torch.full_like(values[:, 0], torch.inf)
-    return ids[:, 0].tolist(), lead.tolist()

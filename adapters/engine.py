@@ -6,6 +6,7 @@ Generation then runs in slots: a finished sequence gives its slot to the next gr
 (JRT's left-pad mode aside, which asks for them), and an answer depends on nothing but its request.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..kernels.greedy_choice.dispatch import greedy_choice
 from ..models.sequence_model import SequenceModel
-from ..models.state import State
-from .decoding import Generation, greedy_choices
+from .decoding import Generation
 from .forest import Node, Request, build_forest, total_tokens, walk
 from .meter import Meter
 from .reader import ForestReader
 from .scoring import LOGIT_ROWS, Score, ScoreBoard
+from .slots import Slots, make_slots
 
 
 def most_states(slots: int) -> int:
@@ -96,23 +98,34 @@ class Engine:
         with self._bar("prompt tokens", total_tokens(roots)) as read, self._bar("generated tokens", None) as made:
             reader = ForestReader(self.model, self.meter, self.budget, progress=read.update)
             waiting = _Ends(roots)
-            slots: State | None = None
+            slots: Slots | None = None
             running: list[int | None] = [None] * min(self.slots, len(jobs))  # the job in each slot
             latest = [0] * len(running)  # its newest token
+            room = max((len(job.prompt) + job.limit for job in jobs), default=0)
 
-            def accept(rows: Sequence[int], ids: Sequence[int], scores: Tensor) -> None:
-                """Give the jobs `ids` in slots `rows` their next token from scores `[len(rows), V]`."""
-                scores = scores[:, : self.vocabulary]
-                best, lead = greedy_choices(scores)
-                for i, (row, job) in enumerate(zip(rows, ids, strict=True)):
-                    latest[row] = jobs[job].choose(scores[i], best[i], lead[i])
-                    done = jobs[job].append(latest[row], self.end, self.decode)
-                    running[row] = None if done else job
-                    if done:
+            def accept(rows: Sequence[int], chosen: Sequence[Sequence[int]], leads: Sequence[Sequence[float]]) -> int:
+                """Give the jobs in slots `rows` their next tokens; how many they took."""
+                total = 0
+                for row, tokens, lead in zip(rows, chosen, leads, strict=True):
+                    job = running[row]
+                    assert job is not None
+                    total += jobs[job].extend(tokens, lead, self.end, self.decode)
+                    latest[row] = tokens[-1]
+                    if jobs[job].text is not None:
+                        running[row] = None
                         self.meter.near_ties += jobs[job].near_ties
                         finished(job)
-                self.meter.generated_tokens += len(rows)
-                made.update(len(rows))
+                self.meter.generated_tokens += total
+                made.update(total)
+                return total
+
+            def choose(rows: Sequence[int], scores: Tensor) -> tuple[list[list[int]], list[list[float]]]:
+                """One token for each of the slots `rows` from scores `[len(rows), V]`, and its lead."""
+                best, lead = (x.tolist() for x in greedy_choice(scores))
+                for i, row in enumerate(rows):
+                    if not (job := jobs[running[row] or 0]).sampling.greedy:
+                        best[i], lead[i] = job.draw(scores[i]), math.inf
+                return [[token] for token in best], [[x] for x in lead]
 
             while True:
                 free = [row for row, job in enumerate(running) if job is None]
@@ -124,24 +137,32 @@ class Engine:
                     forked = reader.fork(ends)
                     reader.keep(later)
                     if slots is None:
-                        slots = self.meter.hold(forked.select([0] * len(running)))
-                    slots.write(free[: len(group)], forked)
+                        state = self.meter.hold(forked.select([0] * len(running)))
+                        slots = make_slots(self.model, state, self.vocabulary, room)
+                        del state
+                    rows = free[: len(group)]
+                    slots.write(rows, forked)
                     del forked
-                    accept(free[: len(group)], [job for _, job in group], scores)
+                    for row, (_, job) in zip(rows, group, strict=True):
+                        running[row] = job
+                    accept(rows, *choose(rows, scores[:, : self.vocabulary]))
                     continue
                 active = [row for row, job in enumerate(running) if job is not None]
                 if not active:
                     break
                 assert slots is not None
-                if not waiting and len(active) <= 3 * len(running) // 4:
-                    slots = self.meter.hold(slots.select(active))
+                if not waiting and slots.most_steps == 1 and len(active) <= 3 * len(running) // 4:
+                    slots = Slots(self.model, self.meter.hold(slots.state.select(active)), self.vocabulary)
                     running, latest = [running[r] for r in active], [latest[r] for r in active]
                     continue
                 began = time.perf_counter()
-                slots.position[free] = 0  # an idle slot is stepped too, and must not grow what grows with a sequence
-                scores = self.model.step(torch.tensor(latest, dtype=torch.int64, device=self.model.device), slots)
-                accept(active, [job for job in running if job is not None], scores[active])
-                self.meter.decoded_tokens += len(active)
+                tokens, working = [latest[row] for row in active], [jobs[job] for job in running if job is not None]
+                if all(job.sampling.greedy for job in working):
+                    steps = min(slots.most_steps, max(job.limit - len(job.tokens) for job in working))
+                    made_now = accept(active, *slots.greedy(active, tokens, steps))
+                else:
+                    made_now = accept(active, *choose(active, slots.scores(active, tokens)))
+                self.meter.decoded_tokens += made_now
                 self.meter.measure()
                 self.meter.decode_seconds += time.perf_counter() - began
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from ..kernels.greedy_choice.dispatch import greedy_choice
 from ..kernels.packing import Packing
 from ..models.sequence_model import SequenceModel
 from ..models.state import GROWTH, State
-from .decoding import greedy_choices
 from .engine import group_size, most_states, stepped_states
 from .scoring import LOGIT_ROWS, row_scores
 from .tensor_memory import peak_bytes
@@ -136,7 +136,7 @@ def measure(model: SequenceModel, max_length: int) -> Needs:
         state = state_at(rows, max_length - 1)
         state.reserve(max_length)
         tokens = torch.arange(rows, device=model.device) % width
-        return peak_bytes(lambda: greedy_choices(model.step(tokens, state)[:, :width]), model.device)
+        return peak_bytes(lambda: greedy_choice(model.step(tokens, state)[:, :width]), model.device)
 
     continued, begun = read(False), read(True)
     return Needs(

@@ -1,6 +1,7 @@
 """Stop texts and sampling, for one request."""
 
 import itertools
+import random
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recall_evals.adapters.decoding import Generation, Sampling, greedy_choices
+from recall_evals.adapters.decoding import Generation, Sampling
+from recall_evals.kernels.greedy_choice.reference import greedy_choice
 
 
 def bytes_of(ids):
@@ -107,13 +109,31 @@ def test_the_end_token_stops_and_is_no_text():
     assert job.text == "AB" and job.tokens == [65, 66]
 
 
-def test_greedy_choices_and_near_ties():
-    ids, lead = greedy_choices(torch.tensor([[0.0, 2.0, 1.0], [5.0, 5.00005, 0.0]]))
-    assert ids == [1, 1] and lead[0] == 1.0
+def test_greedy_choice_and_near_ties():
+    ids, lead = greedy_choice(torch.tensor([[0.0, 2.0, 2.0], [5.0, 5.00005, 0.0], [1.0, 0.0, -1.0]]))
+    assert ids.tolist() == [1, 1, 0] and lead[0] == 0 and lead[2] == 1
+    assert greedy_choice(torch.tensor([[3.0]]))[1].tolist() == [float("inf")]
     job = Generation([1], [], 5)
-    assert job.choose(torch.zeros(3), 1, lead[0]) == 1 and job.near_ties == 0
-    job.choose(torch.zeros(3), 1, lead[1])
-    assert job.near_ties == 1
+    assert job.extend([1, 1], lead[1:].tolist(), None, bytes_of) == 2 and job.near_ties == 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_tokens_that_are_seen_some_at_a_time_make_the_same_answer(seed):
+    rng = random.Random(seed)
+    # Few letters, characters of several tokens, stops that begin in each other.
+    stream = list("".join(rng.choice(["a", "b", " ", "\n", "é", "字"]) for _ in range(60)).encode())
+    stops = ["".join(rng.choice("ab \né") for _ in range(rng.randint(1, 4))) for _ in range(rng.randint(0, 3))]
+    limit, end = rng.randint(1, 150), rng.choice([None, None, 0xAD])
+    leads = [rng.choice([1.0, 1e-6]) for _ in stream]
+    want, seen = Generation([1], stops, limit), Generation([1], stops, limit)
+    taken = [0, 0]
+    for job, size in ((want, 1), (seen, rng.randint(2, 16))):
+        at = 0
+        while job.text is None and at < len(stream):
+            part = slice(at, at + size)
+            at += job.extend(stream[part], leads[part], end, bytes_of)
+        taken[size > 1] = at
+    assert (seen.text, seen.tokens, seen.near_ties) == (want.text, want.tokens, want.near_ties) and len(set(taken)) == 1
 
 
 def test_sampling_follows_the_distribution_and_its_cuts():
@@ -140,7 +160,7 @@ def test_samples_depend_on_the_request_alone():
 
     def draw(seed, prompt=(1, 2)):
         job = Generation(prompt, [], 20, Sampling(1.0), seed)
-        return [job.choose(scores, 0, 1.0) for _ in range(20)]
+        return [job.draw(scores) for _ in range(20)]
 
     assert draw((0, 1)) == draw((0, 1))
     assert draw((0, 1)) != draw((0, 2)) != draw((1, 1)) and draw((0, 1)) != draw((0, 1), (1, 3))

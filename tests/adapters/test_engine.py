@@ -5,10 +5,12 @@ import random
 import pytest
 import torch
 
+import recall_evals.adapters.slots as slots_module
 import tiny
 from recall_evals.adapters.decoding import Generation, Sampling
 from recall_evals.adapters.engine import Engine, most_states
 from recall_evals.adapters.scoring import Score
+from recall_evals.adapters.slots import DeviceSlots
 
 ALPHABET = 40  # ids in use: few, so that stops come up
 
@@ -88,6 +90,37 @@ def test_generation_is_invariant(model):
         assert machine.meter.peak_states <= most_states(slots)
         assert machine.meter.live_states == 0, "nothing is held after the run"
     assert ties < 20
+
+
+def test_several_steps_at_a_time_on_the_device_change_nothing(model, monkeypatch):
+    """The steps that CUDA graphs hold, run without them: sizes of powers of two, sequences that come and go."""
+
+    made: list[DeviceSlots] = []
+
+    def device_slots(model, state, vocabulary, room):
+        state.reserve(room + slots_module.LOOK_EVERY)
+        made.append(DeviceSlots(model, state, vocabulary, captured=False))
+        return made[-1]
+
+    want = alone(model, jobs_for(1, 60, sampled=True))
+    plain = alone(model, jobs_for(3, 40))
+    monkeypatch.setattr("recall_evals.adapters.engine.make_slots", device_slots)
+    for slots, seed, n, sampled, wanted in [
+        (5, 1, 60, True, want),
+        (16, 3, 40, False, plain),
+        (1, 3, 40, False, plain),
+    ]:
+        made: list[DeviceSlots] = []
+        jobs, done = jobs_for(seed, n, sampled), []
+        machine = engine(model, slots)
+        machine.generate(jobs, done.append)
+        assert sorted(done) == list(range(n)) and len(made) == 1 and len(made[0]._scores) > (slots > 1)
+        different = [i for i, job in enumerate(jobs) if (job.tokens, job.text) != wanted[i] and not job.near_ties]
+        assert not different, f"slots {slots}: {different}"
+        assert machine.meter.generated_tokens == sum(len(j.tokens) for j in jobs) + sum(
+            len(j.tokens) < j.limit and not any(s in text(j.tokens) for s in j.stops) for j in jobs
+        ), "tokens, and the end tokens"
+        assert machine.meter.peak_states <= most_states(slots)
 
 
 def naive_score(model, job: Score) -> tuple[float, bool]:
