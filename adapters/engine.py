@@ -59,6 +59,7 @@ class Engine:
         share: read shared prefixes once.
         budget: most tokens in one packed prefill.
         logit_rows: most rows of scores, each as wide as the vocabulary, that are looked at at once.
+        state_dtype: of the sums that linear attention keeps while decoding; None: float32 or better.
         quiet: no progress bars.
     """
 
@@ -73,14 +74,15 @@ class Engine:
         share: bool = True,
         budget: int = 8192,
         logit_rows: int = LOGIT_ROWS,
+        state_dtype: torch.dtype | None = None,
         quiet: bool = False,
     ):
         if min(slots, budget, logit_rows) < 1:
             raise ValueError(f"slots, budget and logit_rows must be >= 1, got {slots}, {budget} and {logit_rows}")
         self.model, self.slots, self.vocabulary = model, slots, vocabulary
         self.end, self.decode, self.share, self.budget, self.quiet = end, decode, share, budget, quiet
-        self.logit_rows = logit_rows
-        self.meter = Meter()
+        self.logit_rows, self.state_dtype = logit_rows, state_dtype
+        self.meter = Meter(state_dtype)
 
     @torch.inference_mode()
     def generate(self, jobs: Sequence[Generation], finished: Callable[[int], object] = lambda i: None) -> None:
@@ -137,7 +139,10 @@ class Engine:
                     forked = reader.fork(ends)
                     reader.keep(later)
                     if slots is None:
-                        state = self.meter.hold(forked.select([0] * len(running)))
+                        state = forked.select([0] * len(running))
+                        if self.state_dtype is not None:
+                            state = state.accumulated_in(self.state_dtype)
+                        self.meter.hold(state)
                         slots = make_slots(self.model, state, self.vocabulary, room)
                         del state
                     rows = free[: len(group)]

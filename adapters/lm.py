@@ -62,7 +62,10 @@ class BasedLM(TemplateLM):
             it by) or hub id; default: the bundled one of `--model`'s name.
         revision: branch, tag, commit or refs/pr/N of a hub id.
         tokenizer: folder, tokenizer.json or hub id; default: the checkpoint's own, else GPT-2's.
-        dtype: float32 (default), bfloat16, float16 or float64.
+        dtype: float32, bfloat16, float16 or float64; default: bfloat16 on a GPU, where decoding then runs in Triton
+            kernels and CUDA graphs, float32 elsewhere. float32 gives the same answers on every device.
+        state_dtype: of the sums that linear attention keeps while decoding: float32 (default) or bfloat16, half the
+            memory and traffic; what that costs in exactness: results/benchmarks.
         device: a torch device; cuda (lm-eval's default) falls back to cpu, saying so, where there is none.
         batch_size: sequences decoded at once, or `auto`: as many as `state_memory` holds, at most `max_batch_size`.
             Shared prefixes and forks come on top: `engine.most_states` bounds the states alive (45 for 16).
@@ -91,11 +94,12 @@ class BasedLM(TemplateLM):
         pretrained: str | None = None,
         revision: str | None = None,
         tokenizer: str | None = None,
-        dtype: str = "float32",
+        dtype: str | None = None,
         device: str | None = None,
         batch_size: int | str | None = 1,
         max_batch_size: int | None = None,
         state_memory: int | str | None = None,
+        state_dtype: str | None = None,
         max_length: int | None = None,
         max_gen_toks: int = 256,
         truncation: str = "left",
@@ -111,7 +115,8 @@ class BasedLM(TemplateLM):
             raise ValueError(f"truncation={truncation!r} is unknown; choose left or error")
         if max_length is not None and max_length < 2:
             raise ValueError(f"max_length must be >= 2, got {max_length}")
-        precision, self._device = parse_dtype(dtype), _available(device)
+        self._device = _available(device)
+        precision = parse_dtype(dtype or ("bfloat16" if self._device.type == "cuda" else "float32"))
         self.checkpoint = find_checkpoint(
             f"{PREFIX}{self.demanded or 'based'}" if pretrained is None else pretrained, revision
         )
@@ -161,7 +166,18 @@ class BasedLM(TemplateLM):
             share=share_prefixes,
             budget=plan.budget,
             logit_rows=plan.logit_rows,
+            state_dtype=self._state_dtype(state_dtype),
         )
+
+    def _state_dtype(self, name: str | None) -> torch.dtype | None:
+        if name in (None, "float32"):
+            return None
+        if name != "bfloat16":
+            raise ValueError(f"state_dtype={name!r} is unknown; choose float32 or bfloat16")
+        token = torch.zeros(1, dtype=torch.int64, device=self.model.device)
+        if not self.model.prefill(token, [1])[1].accumulates:
+            raise ValueError(f"state_dtype={name}: a {self.model.architecture} model has no linear attention")
+        return torch.bfloat16
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         super().set_cache_hook(cache_hook)
@@ -332,6 +348,7 @@ class BasedLM(TemplateLM):
             "architecture": self.model.architecture,
             "parameters": self.model.n_parameters,
             "dtype": dtype,
+            "state_dtype": str(self.engine.state_dtype or torch.float32).removeprefix("torch."),
             "revision": self.checkpoint.revision,
             "content_hash": content,
             "tokenizer_hash": tokenizer_hash(self.tokenizer),

@@ -3,6 +3,8 @@
 import weakref
 from dataclasses import dataclass, field
 
+import torch
+
 from ..models.state import State
 
 
@@ -11,6 +13,7 @@ class Meter:
     """Counts of one engine.
 
     Attributes:
+        state_dtype: of the sums in a state while decoding, where that is not the prefill's.
         prompt_tokens, prompt_tokens_computed: asked for, and read after sharing.
         generated_tokens: all; decoded_tokens: those that took a decoding step (not the first after a prompt).
         prefill_seconds, decode_seconds: wall time.
@@ -20,6 +23,7 @@ class Meter:
         longest_prompt, state_bytes: the longest prompt read, and the bytes of one sequence's state after it.
     """
 
+    state_dtype: torch.dtype | None = None
     prompt_tokens: int = 0
     prompt_tokens_computed: int = 0
     generated_tokens: int = 0
@@ -55,7 +59,10 @@ class Meter:
     def measure_state(self, state: State, row: int, prompt: int) -> None:
         """Remember the size of one sequence's state if its prompt is the longest so far."""
         if prompt > self.longest_prompt:
-            self.longest_prompt, self.state_bytes = prompt, state.select([row]).nbytes
+            one = state.select([row])
+            if self.state_dtype is not None:
+                one = one.accumulated_in(self.state_dtype)
+            self.longest_prompt, self.state_bytes = prompt, one.nbytes
 
     @property
     def prefill_rate(self) -> float | None:

@@ -140,3 +140,20 @@ def gap(
         typer.echo(f"recall-evals gap: {error}", err=True)
         raise typer.Exit(2) from None
     typer.echo(report.read_text(encoding="utf-8"))
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="kernels or decode.")],
+    only: Annotated[str | None, typer.Option(help="Parts of it, by comma.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file that takes the result up beside others.")] = None,
+) -> None:
+    """Measure kernels or whole models on a GPU, beside their peers and the card's ceilings."""
+    from .bench.command import BenchError
+    from .bench.command import bench as run_bench
+
+    try:
+        run_bench(what, only, output)
+    except BenchError as error:
+        typer.echo(f"recall-evals bench: {error}", err=True)
+        raise typer.Exit(2) from None

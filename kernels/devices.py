@@ -1,8 +1,7 @@
 """Where Triton's forms run: in half precision on CUDA devices; on a CPU under Triton's interpreter, for tests.
 
-float32 is the precision of answers that must be the same everywhere. A Triton form rounds elsewhere than the
-reference that reads the prompts, if only in the last bit, and a network makes 1e-7 into 1e-5. So float32 keeps to the
-references on every device, unless it is in a hurry (`precision.plain_sums`).
+They sum in float32. float32 models are for answers that must be the same everywhere, and a network makes 1e-7 into
+1e-5: so float32 keeps to the references on every device, unless it is in a hurry (`precision.plain_sums`).
 
 A Triton form of a decoding step reads and writes states in slots: row i of its inputs belongs to slot rows[i]. The
 references know no slots, so elsewhere the rows are taken out, stepped and put back.
@@ -32,9 +31,10 @@ def runs_triton(x: Tensor) -> bool:
     """Whether operations on tensors like x run in Triton here; never where gradients or the compiler pass through."""
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
         return False
-    if not _available() or (x.dtype not in HALF and sums_are_exact()):
+    if not (x.dtype in HALF or (x.dtype == torch.float32 and not sums_are_exact())):
         return False
-    return x.is_cuda or (os.environ.get("TRITON_INTERPRET") == "1" and x.dtype not in HALF)  # wrong in half precision
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and x.dtype not in HALF  # which it gets wrong
+    return (x.is_cuda or interpreted) and _available()
 
 
 def in_slots(step: Callable[[State], Tensor], state: State, rows: Tensor | None) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor
 # Tensors of these names are `[B, capacity, ...]`: they grow with the sequence and are unused from `position` on.
 GROWING = frozenset({"cached_keys", "cached_values"})
 GROWTH = 64  # tokens of room added at a time
+# Sums over everything read, in float32 or better: what a `state_dtype` may round.
+ACCUMULATED = frozenset({"kv", "k_sum"})
 
 
 @dataclass
@@ -64,7 +66,17 @@ class State:
                         mine[name] = _extend(mine[name], new.shape[1])
                     mine[name][index, : new.shape[1]] = new
                 else:
-                    mine[name][index] = new
+                    mine[name][index] = new.to(mine[name].dtype)
+
+    def accumulated_in(self, dtype: torch.dtype) -> "State":
+        """The same state with the sums that linear attention keeps stored in `dtype`; the other tensors are shared."""
+        layers = [{n: t.to(dtype) if n in ACCUMULATED else t for n, t in layer.items()} for layer in self.layers]
+        return State(self.position, layers)
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether there are sums that `accumulated_in` stores otherwise."""
+        return any(ACCUMULATED & layer.keys() for layer in self.layers)
 
     def _index(self, rows: Sequence[int] | Tensor) -> Tensor:
         index = torch.as_tensor(rows, device=self.position.device).reshape(-1)

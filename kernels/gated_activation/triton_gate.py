@@ -1,22 +1,19 @@
 """SwiGLU's gate in one kernel: the equation of `reference.py`."""
 
-import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton
+import triton.language as tl
 from torch import Tensor
-
-from ..precision import state_dtype
-from ..triton_types import accumulator
 
 BLOCK = 1024
 
 
 @triton.jit
-def _gate(value, gate, y, value_row, gate_row, D, BLOCK: tl.constexpr, ACC: tl.constexpr):  # type: ignore[no-untyped-def]
+def _gate(value, gate, y, value_row, gate_row, D, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     i = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     in_d = d < D
-    a = tl.load(value + i * value_row + d, mask=in_d, other=0.0).to(ACC)
-    b = tl.load(gate + i * gate_row + d, mask=in_d, other=0.0).to(ACC)
+    a = tl.load(value + i * value_row + d, mask=in_d, other=0.0).to(tl.float32)
+    b = tl.load(gate + i * gate_row + d, mask=in_d, other=0.0).to(tl.float32)
     tl.store(y + i * D + d, (a * b / (1.0 + tl.exp(-b))).to(y.dtype.element_ty), mask=in_d)
 
 
@@ -26,7 +23,5 @@ def silu_gate(value: Tensor, gate: Tensor) -> Tensor:
     y = value.new_empty(B, D)
     block = min(BLOCK, triton.next_power_of_2(D))
     if B:
-        _gate[(B, triton.cdiv(D, block))](
-            value, gate, y, value.stride(0), gate.stride(0), D, BLOCK=block, ACC=accumulator(state_dtype(value))
-        )
+        _gate[(B, triton.cdiv(D, block))](value, gate, y, value.stride(0), gate.stride(0), D, BLOCK=block)
     return y

@@ -1,8 +1,8 @@
 """The most likely token and its lead, in Triton: a program walks a row once, keeping the two largest so far."""
 
 import torch
-import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 BLOCK = 4096

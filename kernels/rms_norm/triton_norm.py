@@ -1,18 +1,15 @@
 """Residual add and root-mean-square norm in one kernel: the equations of `reference.py`, a row a program."""
 
 import torch
-import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton
+import triton.language as tl
 from torch import Tensor
-
-from ..precision import sum_dtype
-from ..triton_types import accumulator
 
 
 @triton.jit
 def _add_norm(  # type: ignore[no-untyped-def]
     stream, hidden, weight, new_stream, y,  # [B, D], [B, D], [D], [B, D], [B, D]
-    D, EPS: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, ACC: tl.constexpr,
+    D, EPS: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * D
     d = tl.arange(0, BLOCK)
@@ -23,9 +20,9 @@ def _add_norm(  # type: ignore[no-untyped-def]
             new_stream.dtype.element_ty
         )
         tl.store(new_stream + row + d, r, mask=in_d)
-    r = r.to(y.dtype.element_ty).to(ACC)  # rounded to the weight's dtype before it is normalised
+    r = r.to(y.dtype.element_ty).to(tl.float32)  # rounded to the weight's dtype before it is normalised
     mean = tl.sum(r * r, axis=0) / D
-    out = (r / tl.sqrt(mean + tl.full((), EPS, ACC))).to(y.dtype.element_ty)
+    out = (r / tl.sqrt(mean + EPS)).to(y.dtype.element_ty)
     tl.store(y + row + d, out * tl.load(weight + d, mask=in_d, other=0.0), mask=in_d)
 
 
@@ -44,7 +41,7 @@ def add_rms_norm(
     if B:
         _add_norm[(B,)](
             hidden if stream is None else stream, hidden, weight, summed, y,
-            D, EPS=eps, BLOCK=triton.next_power_of_2(D), ADD=stream is not None, ACC=accumulator(sum_dtype(weight)),
+            D, EPS=eps, BLOCK=triton.next_power_of_2(D), ADD=stream is not None,
             num_warps=4 if D <= 2048 else 8,
         )  # fmt: skip
     return summed, y

@@ -16,8 +16,8 @@ bits each time. States in memory are `[B, segments, N, D]`, float32.
 from typing import Any, NamedTuple
 
 import torch
-import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton
+import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 

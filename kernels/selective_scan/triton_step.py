@@ -1,12 +1,10 @@
 """Mamba's selective scan, one token a sequence, in Triton: `reference.gated_step`, its softplus and gate included."""
 
-import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from ..devices import slots_of
-from ..precision import sum_dtype
-from ..triton_types import accumulator
 
 BLOCK = 64  # channels of a program
 
@@ -17,31 +15,31 @@ def _step(  # type: ignore[no-untyped-def]
     u_row, dt_row, b_row, c_row, gate_row,  # strides
     dt_bias, a_log, skip,  # [D], [D, N], [D]
     rows, state,  # [B], [slots, D, N]
-    D, N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr, SUM: tl.constexpr,
+    D, N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0)
     slot = tl.load(rows + i).to(tl.int64)
     d, n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, NP)
     in_d, in_n = d < D, n < N
     inside = in_d[:, None] & in_n[None, :]
-    u_now = tl.load(u + i * u_row + d, mask=in_d, other=0.0).to(ACC)
-    step = tl.load(dt + i * dt_row + d, mask=in_d, other=0.0).to(ACC)
-    step += tl.load(dt_bias + d, mask=in_d, other=0.0).to(ACC)
+    u_now = tl.load(u + i * u_row + d, mask=in_d, other=0.0).to(tl.float32)
+    step = tl.load(dt + i * dt_row + d, mask=in_d, other=0.0).to(tl.float32)
+    step += tl.load(dt_bias + d, mask=in_d, other=0.0).to(tl.float32)
     # softplus, cut where PyTorch cuts it; log(1 + t) loses what 1 + t rounds away, and the quotient gives it back
     t = tl.exp(tl.minimum(step, 20.0))
     rounded = 1.0 + t
     log1p = tl.where(rounded == 1.0, t, tl.log(rounded) * (t / tl.where(rounded == 1.0, 1.0, rounded - 1.0)))
     step = tl.where(step > 20.0, step, log1p)
-    b_now = tl.load(b + i * b_row + n, mask=in_n, other=0.0).to(ACC)
-    c_now = tl.load(c + i * c_row + n, mask=in_n, other=0.0).to(ACC)
-    a = -tl.exp(tl.load(a_log + d[:, None] * N + n[None, :], mask=inside, other=0.0).to(tl.float32)).to(ACC)
+    b_now = tl.load(b + i * b_row + n, mask=in_n, other=0.0).to(tl.float32)
+    c_now = tl.load(c + i * c_row + n, mask=in_n, other=0.0).to(tl.float32)
+    a = -tl.exp(tl.load(a_log + d[:, None] * N + n[None, :], mask=inside, other=0.0).to(tl.float32)).to(tl.float32)
     place = state + slot * D * N + d[:, None] * N + n[None, :]
-    h = tl.exp(step[:, None] * a) * tl.load(place, mask=inside, other=0.0).to(ACC)
+    h = tl.exp(step[:, None] * a) * tl.load(place, mask=inside, other=0.0).to(tl.float32)
     h += (step * u_now)[:, None] * b_now[None, :]
     tl.store(place, h.to(state.dtype.element_ty), mask=inside)
-    out = tl.sum(h.to(SUM) * c_now.to(SUM)[None, :], axis=1)
-    out += tl.load(skip + d, mask=in_d, other=0.0).to(SUM) * u_now.to(SUM)
-    z = tl.load(gate + i * gate_row + d, mask=in_d, other=0.0).to(SUM)
+    out = tl.sum(h.to(tl.float32) * c_now.to(tl.float32)[None, :], axis=1)
+    out += tl.load(skip + d, mask=in_d, other=0.0).to(tl.float32) * u_now.to(tl.float32)
+    z = tl.load(gate + i * gate_row + d, mask=in_d, other=0.0).to(tl.float32)
     tl.store(y + i * D + d, (out * z / (1.0 + tl.exp(-z))).to(y.dtype.element_ty), mask=in_d)
 
 
@@ -70,7 +68,6 @@ def gated_step(
     if B:
         _step[(B, triton.cdiv(D, block))](
             u, dt, b, c, gate, y, *(x.stride(0) for x in (u, dt, b, c, gate)), dt_bias, a_log, skip, rows, state,
-            D, N=N, NP=triton.next_power_of_2(N), BLOCK=block, ACC=accumulator(state.dtype),
-            SUM=accumulator(sum_dtype(state)), num_warps=4,
+            D, N=N, NP=triton.next_power_of_2(N), BLOCK=block, num_warps=4,
         )  # fmt: skip
     return y

@@ -1,12 +1,10 @@
 """Short convolution, SiLU and gate, one token a sequence, in Triton: the equations of `reference.py`."""
 
-import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from ..devices import slots_of
-from ..precision import state_dtype
-from ..triton_types import accumulator
 
 BLOCK = 512  # channels of a program
 
@@ -16,7 +14,7 @@ def _step(  # type: ignore[no-untyped-def]
     x, gate, y, x_row, gate_row,  # [B, D], and strides of rows
     weight, bias,  # [D, K], [D]
     rows, inputs,  # [B], [slots, K - 1, D]
-    D, K: tl.constexpr, BLOCK: tl.constexpr, BIAS: tl.constexpr, GATE: tl.constexpr, ACC: tl.constexpr,
+    D, K: tl.constexpr, BLOCK: tl.constexpr, BIAS: tl.constexpr, GATE: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0)
     slot = tl.load(rows + i).to(tl.int64)
@@ -24,19 +22,19 @@ def _step(  # type: ignore[no-untyped-def]
     in_d = d < D
     inputs += slot * (K - 1) * D + d
     now = tl.load(x + i * x_row + d, mask=in_d, other=0.0)
-    c = now.to(ACC) * tl.load(weight + d * K + (K - 1), mask=in_d, other=0.0).to(ACC)
+    c = now.to(tl.float32) * tl.load(weight + d * K + (K - 1), mask=in_d, other=0.0).to(tl.float32)
     for tap in tl.static_range(K - 1):
         then = tl.load(inputs + tap * D, mask=in_d, other=0.0)
-        c += then.to(ACC) * tl.load(weight + d * K + tap, mask=in_d, other=0.0).to(ACC)
+        c += then.to(tl.float32) * tl.load(weight + d * K + tap, mask=in_d, other=0.0).to(tl.float32)
         if tap > 0:
             tl.store(inputs + (tap - 1) * D, then, mask=in_d)
     if K > 1:
         tl.store(inputs + (K - 2) * D, now, mask=in_d)
     if BIAS:
-        c += tl.load(bias + d, mask=in_d, other=0.0).to(ACC)
+        c += tl.load(bias + d, mask=in_d, other=0.0).to(tl.float32)
     out = c / (1.0 + tl.exp(-c))
     if GATE:
-        out *= tl.load(gate + i * gate_row + d, mask=in_d, other=0.0).to(ACC)
+        out *= tl.load(gate + i * gate_row + d, mask=in_d, other=0.0).to(tl.float32)
     tl.store(y + i * D + d, out.to(y.dtype.element_ty), mask=in_d)
 
 
@@ -65,7 +63,6 @@ def step(
         _step[(B, triton.cdiv(D, block))](
             x, x if gate is None else gate, y, x.stride(0), 0 if gate is None else gate.stride(0),
             weight.contiguous(), weight if bias is None else bias, rows, inputs,
-            D, K=weight.shape[1], BLOCK=block, BIAS=bias is not None, GATE=gate is not None,
-            ACC=accumulator(state_dtype(x)), num_warps=4,
+            D, K=weight.shape[1], BLOCK=block, BIAS=bias is not None, GATE=gate is not None, num_warps=4,
         )  # fmt: skip
     return y

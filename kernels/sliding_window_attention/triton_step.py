@@ -6,13 +6,11 @@ ring a tile of keys at a time with a running maximum (arXiv 1805.02867), from th
 
 from typing import NamedTuple
 
-import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from ..devices import slots_of
-from ..precision import sum_dtype
-from ..triton_types import accumulator
 
 
 class Config(NamedTuple):
@@ -23,15 +21,15 @@ class Config(NamedTuple):
 
 
 @triton.jit
-def _turned(x, e, cos, sin, angles, in_e, ACC: tl.constexpr):  # type: ignore[no-untyped-def]
+def _turned(x, e, cos, sin, angles, in_e):  # type: ignore[no-untyped-def]
     """x rotated, in the dtype of x: dimensions e and e + angles form a pair."""
     first, second = e < angles, (e >= angles) & (e < 2 * angles)
     own = tl.load(x + e, mask=in_e, other=0.0)
-    other = tl.load(x + tl.where(first, e + angles, e - angles), mask=first | second, other=0.0).to(ACC)
+    other = tl.load(x + tl.where(first, e + angles, e - angles), mask=first | second, other=0.0).to(tl.float32)
     angle = tl.where(first, e, e - angles)
-    c = tl.load(cos + angle, mask=first | second, other=1.0).to(ACC)
-    s = tl.load(sin + angle, mask=first | second, other=0.0).to(ACC)
-    return (own.to(ACC) * c + tl.where(first, -other, other) * s).to(own.dtype)
+    c = tl.load(cos + angle, mask=first | second, other=1.0).to(tl.float32)
+    s = tl.load(sin + angle, mask=first | second, other=0.0).to(tl.float32)
+    return (own.to(tl.float32) * c + tl.where(first, -other, other) * s).to(own.dtype)
 
 
 @triton.jit
@@ -41,7 +39,7 @@ def _step(  # type: ignore[no-untyped-def]
     cos, sin, angles,  # [B, angles]
     rows, position,  # [B], [slots]
     keys, values,  # [slots, W, H, E]
-    W, H: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, TILE: tl.constexpr, SCALE: tl.constexpr, ACC: tl.constexpr,
+    W, H: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, TILE: tl.constexpr, SCALE: tl.constexpr,
 ):  # fmt: skip
     i, h = tl.program_id(0) // H, tl.program_id(0) % H
     slot = tl.load(rows + i).to(tl.int64)
@@ -51,22 +49,21 @@ def _step(  # type: ignore[no-untyped-def]
     in_e = e < E
     keys += (slot * W * H + h) * E
     values += (slot * W * H + h) * E
-    q_now = _turned(q + i * q_row + h * q_head, e, cos + i * angles, sin + i * angles, angles, in_e, ACC).to(ACC)
-    k_now = _turned(k + i * k_row + h * k_head, e, cos + i * angles, sin + i * angles, angles, in_e, ACC)
+    q_now = _turned(q + i * q_row + h * q_head, e, cos + i * angles, sin + i * angles, angles, in_e).to(tl.float32)
+    k_now = _turned(k + i * k_row + h * k_head, e, cos + i * angles, sin + i * angles, angles, in_e)
     v_now = tl.load(v + i * v_row + h * v_head + e, mask=in_e, other=0.0)
     tl.store(keys + place * (H * E) + e, k_now, mask=in_e)
     tl.store(values + place * (H * E) + e, v_now, mask=in_e)
-    scale = tl.full((), SCALE, ACC)
-    largest = tl.sum(q_now * k_now.to(ACC), axis=0) * scale
-    total = tl.full((), 1.0, ACC)
-    y_sum = v_now.to(ACC)
+    largest = tl.sum(q_now * k_now.to(tl.float32), axis=0) * SCALE
+    total = tl.full((), 1.0, tl.float32)
+    y_sum = v_now.to(tl.float32)
     for start in range(0, tl.minimum(seen, W), TILE):
         j = start + tl.arange(0, TILE)
         live = (j < W) & (j < seen) & (j != place)
         inside = live[:, None] & in_e[None, :]
-        k_tile = tl.load(keys + j[:, None] * (H * E) + e[None, :], mask=inside, other=0.0).to(ACC)
-        v_tile = tl.load(values + j[:, None] * (H * E) + e[None, :], mask=inside, other=0.0).to(ACC)
-        scores = tl.where(live, tl.sum(k_tile * q_now[None, :], axis=1) * scale, float("-inf"))
+        k_tile = tl.load(keys + j[:, None] * (H * E) + e[None, :], mask=inside, other=0.0).to(tl.float32)
+        v_tile = tl.load(values + j[:, None] * (H * E) + e[None, :], mask=inside, other=0.0).to(tl.float32)
+        scores = tl.where(live, tl.sum(k_tile * q_now[None, :], axis=1) * SCALE, float("-inf"))
         larger = tl.maximum(largest, tl.max(scores, axis=0))
         weights = tl.exp(scores - larger)
         shrink = tl.exp(largest - larger)
@@ -104,7 +101,7 @@ def step(
     if B:
         _step[(B * H,)](
             q, k, v, y, *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], cos, sin, n, rows, position, *ring,
-            W, H=H, E=E, EP=triton.next_power_of_2(E), TILE=config.keys, SCALE=scale, ACC=accumulator(sum_dtype(q)),
+            W, H=H, E=E, EP=triton.next_power_of_2(E), TILE=config.keys, SCALE=scale,
             num_warps=config.warps,
         )  # fmt: skip
     return y

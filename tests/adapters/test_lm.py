@@ -178,6 +178,21 @@ def test_through_simple_evaluate_with_results_and_cache(folders, tmp_path, monke
     assert cached["config"]["prompt_tokens"] == 0 and cached["config"]["state_bytes"] is None
 
 
+def test_sums_of_linear_attention_are_stored_in_half_the_bytes(folders):
+    requests = [("abcdefgh" * 5 + letter, {"until": [], "max_gen_toks": 40}) for letter in "abc"]
+    exact, half = (BasedLM(str(folders["based"]), state_dtype=dtype, batch_size=2) for dtype in (None, "bfloat16"))
+    texts = [ask(lm, "generate_until", requests) for lm in (exact, half)]
+    kinds = [lm.get_model_info() for lm in (exact, half)]
+    assert [kind["state_dtype"] for kind in kinds] == ["float32", "bfloat16"]
+    sums = 4 * 153 * (16 + 1)  # one layer of 4 heads
+    assert kinds[0]["state_bytes"] - kinds[1]["state_bytes"] == 2 * sums
+    assert any(a[:8] == b[:8] for a, b in zip(*texts, strict=True)), "rounded, not wrong"
+    with pytest.raises(ValueError, match="state_dtype=bfloat16: a mamba model has no linear attention"):
+        BasedLM(str(folders["mamba"]), state_dtype="bfloat16")
+    with pytest.raises(ValueError, match="state_dtype='half' is unknown; choose float32 or bfloat16"):
+        BasedLM(str(folders["based"]), state_dtype="half")
+
+
 def test_architecture_is_demanded_by_name(folders):
     assert AttentionLM(str(folders["attention"])).model.architecture == "attention"
     assert BasedLM(str(folders["jrt"])).model.architecture == "jrt"

@@ -5,13 +5,13 @@ The same checks run under Triton's interpreter (this file as a script, float32, 
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
 from interpreter import needs_interpreter, run_interpreted
 from recall_evals.kernels.gated_activation import reference as gated_activation
 from recall_evals.kernels.greedy_choice import reference as greedy
-from recall_evals.kernels.precision import plain_sums
 from recall_evals.kernels.rms_norm import reference as rms_norm
 from recall_evals.kernels.rotary.reference import apply_rotary, rotary_angles
 from recall_evals.kernels.selective_scan import reference as selective_scan
@@ -19,8 +19,7 @@ from recall_evals.kernels.short_convolution import reference as short_convolutio
 from recall_evals.kernels.sliding_window_attention import reference as sliding
 from recall_evals.kernels.taylor_linear_attention import reference as taylor
 
-# The largest error that is allowed, of the largest entry: float32 inputs are summed in float64, outside `plain_sums`.
-BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
+BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # ‖got - want‖ / ‖want‖
 SLOTS = 3  # more than there are sequences
 
 
@@ -43,7 +42,7 @@ class Inputs:
 
 def assert_close(name: str, got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
     assert got.isfinite().all(), name
-    error = ((got.double().cpu() - want).abs().max() / want.abs().max().clamp(min=1)).item() if want.numel() else 0.0
+    error = ((got.double().cpu() - want).norm() / want.norm().clamp(min=1e-30)).item() if want.numel() else 0.0
     assert error <= BOUNDS[dtype], f"{name}: error {error:.1e}"
 
 
@@ -88,8 +87,10 @@ def check_taylor(
             position[rows] += 1
             assert_close("y", got, want, dtype)
         kept = dtype if dtype != torch.float32 else state_dtype
+        waiting = torch.arange(fold) < (position % fold)[:, None]  # what lies beside S; the other places are unused
         for name, x, y in zip(given._fields, given, wanted, strict=True):
-            assert_close(name, x, y, kept)
+            beside = name.startswith("recent")
+            assert_close(name, x.cpu()[waiting] if beside else x, y[waiting] if beside else y, kept)
     finally:
         taylor.FOLD = folds
 
@@ -228,8 +229,64 @@ def test_steps_under_the_interpreter():
 def check_under_the_interpreter() -> None:
     for check, case in SMALL:
         check(FLOAT, "cpu", *case)
-    with plain_sums():  # float32 sums: rougher, by what such short sums lose
-        check_taylor(FLOAT, "cpu", 2, 2, 16, 20, 4)
+
+
+WHAT = "all decoding steps at real sizes, in float32 and bfloat16, against their references in float64"
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason=f"needs a GPU; would check {WHAT}")
+REAL: list[tuple[Callable[..., None], tuple]] = [
+    *((check_taylor, case) for case in (
+        (128, 16, 16, 112, 16), (128, 16, 16, 112, 1), (513, 4, 16, 64, 16), (1, 16, 16, 112, 16), (1, 16, 16, 112, 1),
+        (3, 4, 32, 128, 16), (5, 2, 7, 33, 8, True), (2, 16, 24, 56, 16, True),
+    )),
+    *((check_sliding, case) for case in ((128, 16, 112, 129, 56), (1, 16, 64, 65, 16), (513, 2, 20, 7, 0))),
+    *((check_convolution, case) for case in ((128, 3584, 3, False, True), (1, 2049, 4, True, False))),
+    *((check_norm, case) for case in ((128, 1792), (1, 2048), (513, 100))),
+    *((check_gate, case) for case in ((128, 3584), (1, 100))),
+    *((check_scan, case) for case in ((128, 4096, 16), (1, 1030, 5))),
+    *((check_choice, case) for case in ((128, 50264), (1, 50257), (513, 257))),
+]  # fmt: skip
+
+
+@pytest.fixture
+def poisoned():
+    """Memory that nobody wrote holds NaN."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@on_cuda
+@pytest.mark.parametrize("dtype", [FLOAT, HALF])
+@pytest.mark.parametrize(("check", "case"), REAL, ids=lambda x: x.__name__ if callable(x) else str(x))
+def test_steps_on_a_gpu(poisoned, check, case, dtype):
+    check(dtype, "cuda", *case)
+
+
+@on_cuda
+@pytest.mark.parametrize("case", [(128, 16, 16, 112, 16), (128, 16, 16, 112, 1), (1, 16, 16, 112, 16)])
+def test_a_taylor_state_in_bfloat16_on_a_gpu(poisoned, case):
+    check_taylor(HALF, "cuda", *case, state_dtype=HALF)
+
+
+@on_cuda
+def test_taylor_states_beyond_two_to_the_31_elements_on_a_gpu():
+    """2.3 billion numbers of state, of which two slots at the end are stepped, into a fold."""
+    from recall_evals.kernels.taylor_linear_attention.triton_step import step
+
+    slots, heads, d, dv = 8192, 16, 16, 112
+    shapes = (heads, 153, dv), (heads, 153), (16, heads, d), (16, heads, dv)
+    state = taylor.TaylorState(*(torch.zeros(slots, *shape, dtype=HALF, device="cuda") for shape in shapes))
+    assert state.kv.numel() > 2**31
+    rows = torch.tensor([slots - 1, slots - 3], device="cuda")
+    small = taylor.TaylorState(*(x[rows].double().cpu() for x in state))
+    position = torch.full((slots,), 15, device="cuda")
+    inputs = Inputs(HALF, "cuda")
+    (q_, q), (k_, k), (v_, v) = (inputs.rand(2, heads, n) for n in (d, d, dv))
+    want = taylor.step(q_, k_, v_, 0.25, position[:2].cpu(), small)
+    assert_close("y", step(q, k, v, 0.25, position, state, None, rows), want, HALF)
+    assert_close("state", state.kv[rows], small.kv, HALF)
+    assert not state.kv[:-3].any() and not state.kv[-2].any()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""`recall-evals bench`: measures on the GPU that is there, prints a table and then one JSON line, keeps both."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import decode, kernels
+from .report import Row, keep, table
+from .timing import ceilings, provenance
+
+PARTS = {"kernels": {"taylor", "others"}, "decode": {"based", "single", "long", "mamba", "slots", "dynamic", "static"}}
+
+
+class BenchError(ValueError):
+    """A benchmark that can't run here; the message says why."""
+
+
+def bench(what: str, only: str | None, output: Path | None) -> None:
+    """Run `what`, kernels or decode, or of it what `only` names by comma; write the result into `output`.
+
+    Raises:
+        BenchError: no CUDA device, or an unknown name.
+    """
+    if what not in PARTS:
+        raise BenchError(f"{what!r} is unknown; choose {', '.join(PARTS)}")
+    parts = set(only.split(",")) if only else PARTS[what]
+    if unknown := parts - PARTS[what]:
+        raise BenchError(f"--only {', '.join(sorted(unknown))}: `bench {what}` has {', '.join(sorted(PARTS[what]))}")
+    if not torch.cuda.is_available():
+        raise BenchError("this measures a GPU, and PyTorch finds no CUDA device here")
+    result: dict[str, Any] = {"machine": provenance(), "ceilings": ceilings()}
+    copy, matmul = result["ceilings"].values()
+    print(
+        f"{result['machine']['card']}: copies {copy / 1e9:,.0f} GB/s, multiplies {matmul / 1e12:,.0f} TFLOP/s (bf16)\n"
+    )
+    runs: dict[str, Callable[[], Iterator[Row]]] = {
+        "kernels": lambda: _kernels(parts, copy),
+        "decode": lambda: decode.rows(copy, parts),
+    }
+    result["rows"] = []
+    for row in runs[what]():
+        result["rows"].append(row)
+        print(json.dumps(row), flush=True)
+    print(f"\n{table(result['rows'])}\n")
+    if output is not None:
+        keep(output, what, result)
+    print(json.dumps(result))
+
+
+def _kernels(parts: set[str], copy_rate: float) -> Iterator[Row]:
+    if "taylor" in parts:
+        yield from kernels.measure(kernels.taylor_cases(), copy_rate)
+    if "others" in parts:
+        yield from kernels.measure(kernels.other_cases(), copy_rate)

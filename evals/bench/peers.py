@@ -1,0 +1,47 @@
+"""What others do in the place of our kernels: written from their equations, or imported from their packages."""
+
+from collections.abc import Callable
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+
+class MissingPeerError(Exception):
+    """A peer that can't run here; the message says why."""
+
+
+def original_features(x: Tensor) -> Tensor:
+    """The published feature map, 1 + d + d² features: `[..., d] -> [..., F]`; phi(q)·phi(k) = 1 + s + s²/2."""
+    d = x.shape[-1]
+    pairs = (x[..., :, None] * x[..., None, :]).flatten(-2) / (sqrt(2) * sqrt(d))
+    return torch.cat([torch.ones_like(x[..., :1]), x / d**0.25, pairs], dim=-1)
+
+
+def original_step(q: Tensor, k: Tensor, v: Tensor, kv: Tensor, k_sum: Tensor) -> Tensor:
+    """The published recurrence: kv `[B, H, dv, F]` and k_sum `[B, H, F]` are updated in place; q, k `[B, H, d]`."""
+    q, k = original_features(q), original_features(k)
+    k_sum += k
+    kv += k[:, :, None] * v[..., None]
+    return (q[:, :, None] * kv).sum(-1) / ((q * k_sum).sum(-1, keepdim=True) + 1e-12)
+
+
+def fla_step() -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """flash-linear-attention's recurrent linear attention on mapped features, one token; without a normaliser.
+
+    Raises:
+        MissingPeerError: the package is not installed, or does not take such features.
+    """
+    try:
+        from fla.ops.linear_attn import fused_recurrent_linear_attn
+    except ImportError as error:
+        raise MissingPeerError(f"flash-linear-attention ({error})") from error
+
+    def step(q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
+        q, k = (original_features(x)[:, None] for x in (q, k))  # sequence first, then heads
+        y, _ = fused_recurrent_linear_attn(
+            q, k, v[:, None], scale=1.0, initial_state=state, output_final_state=True, normalize=False
+        )
+        return y
+
+    return step

@@ -1,0 +1,71 @@
+"""The benchmarks' parts that need no GPU; what they measure is kept in results/benchmarks."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import tiny
+from recall_evals.evals.bench import decode, peers, report, shapes
+from recall_evals.evals.cli import app
+from recall_evals.kernels.taylor_linear_attention import reference as taylor
+
+
+def test_the_peer_is_the_published_recurrence():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(40, 2, n, dtype=torch.float64) for n in (16, 16, 5))
+    kv, k_sum = torch.zeros(1, 2, 5, 273, dtype=torch.float64), torch.zeros(1, 2, 273, dtype=torch.float64)
+    got = torch.cat([peers.original_step(q[i : i + 1], k[i : i + 1], v[i : i + 1], kv, k_sum) for i in range(40)])
+    torch.testing.assert_close(got, taylor.quadratic(q, k, v, 0.25), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("prompt", [4, 100])
+@pytest.mark.parametrize("name", ["attention", "based", "mamba"])
+def test_generation_is_timed_on_the_steps_of_the_engine(name, prompt):
+    model = tiny.build(tiny.CONFIGS[name])
+    dtype = torch.bfloat16 if name == "based" else None
+    row = decode.our_row(name, model, 3, prompt, 20, copy_rate=1e9, state_dtype=dtype)
+    assert row["tokens_per_ms"] == pytest.approx(3 / row["ms_per_step"])
+    floor = (shapes.weight_bytes(model) + 3 * row["state_bytes"]) / 1e9
+    assert row["of_bytes_ceiling"] == pytest.approx(1000 * floor / row["ms_per_step"], rel=1e-3)
+
+
+def test_uneven_requests_with_and_without_refilling():
+    refilled, grouped = decode.refilling_rows(tiny.build(tiny.BASED), slots=4, requests=10)
+    assert refilled["tokens_per_ms"] > 0 and grouped["tokens_per_ms"] > 0
+
+
+def test_shapes_are_those_of_the_released_models():
+    for config, least, most in ((shapes.BASED_1B, 1.34e9, 1.36e9), (shapes.MAMBA_1B, 1.2e9, 1.4e9)):
+        model = shapes.random_model(config, "meta")
+        assert least < model.n_parameters < most
+        assert shapes.weight_bytes(model) == pytest.approx(2 * model.n_parameters)
+
+
+def test_the_table_and_what_is_kept(tmp_path):
+    rows = [
+        {"what": "a", "in_graph": True, "shape": "B 1", "microseconds": 4.25, "of_copy_rate": 0.5},
+        {"what": "b", "shape": "B 2", "skipped": "no fla"},
+    ]
+    lines = report.table(rows, "github").splitlines()
+    assert "µs" in lines[0] and "50 %" in lines[2] and "B 1, in a graph" in lines[2] and "no fla" in lines[3]
+    file = tmp_path / "deep" / "h200.json"
+    report.keep(file, "kernels", {"rows": rows})
+    report.keep(file, "decode", {"rows": []})
+    assert json.loads(file.read_text()) == {"kernels": {"rows": rows}, "decode": {"rows": []}}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["nothing"], "choose kernels, decode"), (["kernels", "--only", "x"], "`bench kernels` has others, taylor")],
+)
+def test_what_can_not_run_is_said(flags, message):
+    result = CliRunner().invoke(app, ["bench", *flags])
+    assert result.exit_code == 2 and message in result.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU; without one, a message is checked")
+def test_without_a_gpu_it_says_so():
+    result = CliRunner().invoke(app, ["bench", "kernels"])
+    assert result.exit_code == 2 and "no CUDA device" in result.output
