@@ -108,7 +108,9 @@ trained on. Tokenizer: a byte-level BPE of {config["vocab_size"]:,} tokens, trai
 ## Measured
 
 Held-out perplexity {measured.perplexity:.2f} a token, {measured.bits_per_byte:.3f} bits a byte (7 books,
-{measured.tokens:,} tokens in windows of {recipe.length:,}; float32, before rounding to bfloat16).
+{measured.tokens:,} tokens in windows of {recipe.length:,}; float32, before rounding to bfloat16):
+{measured.hit_perplexity:.2f} on the {measured.hits:.1%} of the tokens that complete a pair which stood in the window
+before, where recall can help, and {measured.other_perplexity:.2f} on all others.
 
 | step | M tokens | training loss |
 |---:|---:|---:|

@@ -86,8 +86,10 @@ def fla(batch: int, heads: int, d: int, dv: int) -> Callable[[], Callable[[], ob
     def make() -> Callable[[], object]:
         step = peers.fla_step()
         q, k, v = taylor_inputs(batch, FLOAT, heads, d, dv)
-        state = torch.randn(batch, heads, 1 + d + d * d, dv, device="cuda")
-        return lambda: step(q, k, v, state)
+        features = 1 + d + d * d
+        state = torch.randn(batch, heads, features, dv, device="cuda")
+        k_sum = torch.ones(batch, 1, heads, features, device="cuda")
+        return lambda: step(q, k, v, (state, k_sum))
 
     return make
 

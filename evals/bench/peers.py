@@ -26,21 +26,21 @@ def original_step(q: Tensor, k: Tensor, v: Tensor, kv: Tensor, k_sum: Tensor) ->
     return (q[:, :, None] * kv).sum(-1) / ((q * k_sum).sum(-1, keepdim=True) + 1e-12)
 
 
-def fla_step() -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """flash-linear-attention's recurrent linear attention on mapped features, one token; without a normaliser.
+def fla_step() -> Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]], Tensor]:
+    """flash-linear-attention's recurrent linear attention on mapped features with its normaliser, one token.
 
     Raises:
-        MissingPeerError: the package is not installed, or does not take such features.
+        MissingPeerError: the package is not installed.
     """
     try:
         from fla.ops.linear_attn import fused_recurrent_linear_attn
     except ImportError as error:
         raise MissingPeerError(f"flash-linear-attention ({error})") from error
 
-    def step(q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
+    def step(q: Tensor, k: Tensor, v: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
         q, k = (original_features(x)[:, None] for x in (q, k))  # sequence first, then heads
         y, _ = fused_recurrent_linear_attn(
-            q, k, v[:, None], scale=1.0, initial_state=state, output_final_state=True, normalize=False
+            q, k, v[:, None], scale=1.0, initial_state=state, output_final_state=True, normalize=True
         )
         return y
 

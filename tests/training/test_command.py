@@ -2,8 +2,10 @@
 
 import json
 import math
+import random
 import re
 import shutil
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from recall_evals.evals.cli import app
 from recall_evals.models import load_model
 from recall_evals.models.errors import CheckpointError
 from recall_evals.training.command import run_recipe
-from recall_evals.training.held_out import held_out
+from recall_evals.training.held_out import held_out, recall_hits
 from recall_evals.training.recipe import NAMES, Recipe
 from recall_evals.training.train import LOG_EVERY
 
@@ -91,6 +93,8 @@ def test_held_out_perplexity_is_the_model_s_own(small_corpus):
             count += 40
     assert given.tokens == count > 0
     assert given.perplexity == pytest.approx(math.exp(total / count), rel=1e-4)
+    parts = given.hits * math.log(given.hit_perplexity) + (1 - given.hits) * math.log(given.other_perplexity)
+    assert 0 < given.hits < 1 and parts == pytest.approx(total / count, rel=1e-4)
     assert given.bits_per_byte == pytest.approx(total / count / math.log(2) * tokens / size, rel=1e-4)
 
 
@@ -101,3 +105,10 @@ def test_the_command_line_says_what_is_missing(tmp_path):
     result = CliRunner().invoke(app, ["train", "rwkv", "--corpus", str(tmp_path)])
     assert result.exit_code == 2
     assert "'rwkv' is none of the small models; choose attention, based, mamba" in result.output
+
+
+def test_recall_hits_are_pairs_that_stood_before():
+    draw = random.Random(0)
+    windows = [[draw.randrange(6) for _ in range(30)] for _ in range(5)]
+    want = [[(w[i], w[i + 1]) in set(pairwise(w[: i + 1])) for i in range(29)] for w in windows]
+    assert recall_hits(torch.tensor(windows)).tolist() == want and sum(map(sum, want)) > 10
