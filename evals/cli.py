@@ -144,7 +144,7 @@ def gap(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="kernels or decode.")],
+    what: Annotated[str, typer.Argument(help="kernels, drift or decode.")],
     only: Annotated[str | None, typer.Option(help="Parts of it, by comma.")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file that takes the result up beside others.")] = None,
 ) -> None:

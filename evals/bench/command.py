@@ -7,11 +7,15 @@ from typing import Any
 
 import torch
 
-from . import decode, kernels
+from . import decode, drift, kernels
 from .report import Row, keep, table
 from .timing import ceilings, provenance
 
-PARTS = {"kernels": {"taylor", "others"}, "decode": {"based", "single", "long", "mamba", "slots", "dynamic", "static"}}
+PARTS = {
+    "kernels": {"taylor", "others"},
+    "drift": {"taylor"},
+    "decode": {"based", "single", "long", "mamba", "slots", "dynamic", "static"},
+}
 
 
 class BenchError(ValueError):
@@ -19,7 +23,7 @@ class BenchError(ValueError):
 
 
 def bench(what: str, only: str | None, output: Path | None) -> None:
-    """Run `what`, kernels or decode, or of it what `only` names by comma; write the result into `output`.
+    """Run `what`, kernels, drift or decode, or of it what `only` names by comma; write the result into `output`.
 
     Raises:
         BenchError: no CUDA device, or an unknown name.
@@ -38,6 +42,7 @@ def bench(what: str, only: str | None, output: Path | None) -> None:
     )
     runs: dict[str, Callable[[], Iterator[Row]]] = {
         "kernels": lambda: _kernels(parts, copy),
+        "drift": drift.rows,
         "decode": lambda: decode.rows(copy, parts),
     }
     result["rows"] = []

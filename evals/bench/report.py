@@ -33,6 +33,8 @@ def _shown(name: str, row: Row) -> str:
         return f"{value}, in a graph"
     if name in SHARES and value != "":
         return f"{100 * value:.0f} %"
+    if name.startswith("error"):
+        return f"{value:.1e}" if value != "" else ""
     if isinstance(value, float):
         return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

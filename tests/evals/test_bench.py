@@ -58,7 +58,10 @@ def test_the_table_and_what_is_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["nothing"], "choose kernels, decode"), (["kernels", "--only", "x"], "`bench kernels` has others, taylor")],
+    [
+        (["nothing"], "choose kernels, drift, decode"),
+        (["kernels", "--only", "x"], "`bench kernels` has others, taylor"),
+    ],
 )
 def test_what_can_not_run_is_said(flags, message):
     result = CliRunner().invoke(app, ["bench", *flags])

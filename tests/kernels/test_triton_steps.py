@@ -3,6 +3,7 @@
 The same checks run under Triton's interpreter (this file as a script, float32, small shapes) and on a GPU.
 """
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -226,9 +227,9 @@ def test_steps_under_the_interpreter():
     run_interpreted(__file__)
 
 
-def check_under_the_interpreter() -> None:
+def check_small(device: str) -> None:
     for check, case in SMALL:
-        check(FLOAT, "cpu", *case)
+        check(FLOAT, device, *case)
 
 
 WHAT = "all decoding steps at real sizes, in float32 and bfloat16, against their references in float64"
@@ -290,4 +291,4 @@ def test_taylor_states_beyond_two_to_the_31_elements_on_a_gpu():
 
 
 if __name__ == "__main__":
-    check_under_the_interpreter()
+    check_small("cuda" if sys.argv[1:] == ["cuda"] else "cpu")  # on a GPU: under a memory checker

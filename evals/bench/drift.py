@@ -1,0 +1,61 @@
+"""`recall-evals bench drift`: how far a Taylor state strays from float64 over thousands of decoding steps."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ...kernels.taylor_linear_attention.reference import FOLD, TaylorState, n_features, taylor_features
+
+MARKS = (512, 2048, 8192)  # steps after which the errors of the last SPAN outputs are taken
+SPAN = 64
+FORMS = {
+    "fp32 state, one pass": (torch.float32, 1),
+    "fp32 state, deferred write": (torch.float32, FOLD),
+    "bf16 state, one pass": (torch.bfloat16, 1),
+    "bf16 state, deferred write": (torch.bfloat16, FOLD),
+}
+
+
+@torch.inference_mode()
+def rows(batch: int = 8, heads: int = 16, d: int = 16, dv: int = 64, device: str = "cuda") -> Iterator[dict[str, Any]]:
+    """‖y - y64‖ / ‖y64‖ for each form of the state, on one stream of random bfloat16 q, k, v."""
+    from ...kernels.taylor_linear_attention.triton_step import step
+
+    features, scale = n_features(d), d**-0.5
+    states = {
+        name: TaylorState(
+            torch.zeros(batch, heads, features, dv, dtype=dtype, device=device),
+            torch.zeros(batch, heads, features, dtype=dtype, device=device),
+            torch.zeros(batch, fold, heads, d, dtype=torch.bfloat16, device=device),
+            torch.zeros(batch, fold, heads, dv, dtype=torch.bfloat16, device=device),
+        )
+        for name, (dtype, fold) in FORMS.items()
+    }
+    s = torch.zeros(batch, heads, features, dv, dtype=torch.float64, device=device)
+    z = torch.zeros(batch, heads, features, dtype=torch.float64, device=device)
+    draw = torch.Generator(device).manual_seed(0)
+    position = torch.zeros(batch, dtype=torch.int64, device=device)
+    squares = {name: torch.zeros((), dtype=torch.float64, device=device) for name in (*FORMS, "exact")}
+    errors: dict[str, dict[str, float]] = {name: {} for name in FORMS}
+    for t in range(1, MARKS[-1] + 1):
+        q, k, v = (
+            torch.randn(batch, heads, n, device=device, dtype=torch.bfloat16, generator=draw) for n in (d, d, dv)
+        )
+        phi_q, phi_k = (taylor_features(x.double(), scale) for x in (q, k))
+        s += phi_k[..., None] * v.double()[:, :, None]
+        z += phi_k
+        exact = (phi_q[:, :, None] @ s)[:, :, 0] / (phi_q * z).sum(-1, keepdim=True)
+        squares["exact"] += exact.square().sum()
+        for name, state in states.items():
+            y = step(q, k, v, scale, position, state)
+            squares[name] += (y.double() - exact).square().sum()
+        position += 1
+        if t % SPAN == 0:
+            if t in MARKS:
+                for name in FORMS:
+                    errors[name][f"error_at_{t}"] = float((squares[name] / squares["exact"]).sqrt())
+            for total in squares.values():
+                total.zero_()
+    for name, found in errors.items():
+        yield {"what": f"Taylor step, {name}", "shape": f"H {heads}, d {d}, dv {dv}", **found}
