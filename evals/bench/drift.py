@@ -19,7 +19,10 @@ FORMS = {
 
 @torch.inference_mode()
 def rows(batch: int = 8, heads: int = 16, d: int = 16, dv: int = 64, device: str = "cuda") -> Iterator[dict[str, Any]]:
-    """‖y - y64‖ / ‖y64‖ for each form of the state, on one stream of random bfloat16 q, k, v."""
+    """‖y - y64‖ / ‖y64‖ for each form of the state, on one stream of random q, k, v that bfloat16 can hold.
+
+    They are given in float32, so that y is not rounded to bfloat16, which would hide all but the worst.
+    """
     from ...kernels.taylor_linear_attention.triton_step import step
 
     features, scale = n_features(d), d**-0.5
@@ -40,7 +43,8 @@ def rows(batch: int = 8, heads: int = 16, d: int = 16, dv: int = 64, device: str
     errors: dict[str, dict[str, float]] = {name: {} for name in FORMS}
     for t in range(1, MARKS[-1] + 1):
         q, k, v = (
-            torch.randn(batch, heads, n, device=device, dtype=torch.bfloat16, generator=draw) for n in (d, d, dv)
+            torch.randn(batch, heads, n, device=device, dtype=torch.bfloat16, generator=draw).float()
+            for n in (d, d, dv)
         )
         phi_q, phi_k = (taylor_features(x.double(), scale) for x in (q, k))
         s += phi_k[..., None] * v.double()[:, :, None]
