@@ -10,7 +10,7 @@ from ..kernels.short_convolution import dispatch as convolution_step
 from ..kernels.short_convolution import reference as short_convolution
 from ..kernels.sliding_window_attention import dispatch as sliding_window_step
 from ..kernels.sliding_window_attention import reference as sliding_window
-from ..kernels.taylor_linear_attention import dispatch as taylor_step
+from ..kernels.taylor_linear_attention import dispatch as taylor_on_device
 from ..kernels.taylor_linear_attention import reference as taylor
 from .attention import MHA, RotaryProjections
 from .decoder import Decoder, LayerState, Linear, Mixer, Reading, Stepping
@@ -117,13 +117,15 @@ class LinearAttention(Mixer):
     def prefill(self, x: Tensor, reading: Reading, state: LayerState | None) -> tuple[Tensor, LayerState]:
         q, k, v = self.project(x)
         before = taylor.TaylorState(**state) if state else None
-        y, after = taylor.prefill(q, k, v, self.scale, reading.packing, reading.position, before, self.decay(x))
+        y, after = taylor_on_device.prefill(
+            q, k, v, self.scale, reading.packing, reading.position, before, self.decay(x)
+        )
         return self.output(x, y), after._asdict()
 
     def step(self, x: Tensor, stepping: Stepping, state: LayerState) -> Tensor:
         q, k, v = self.project(x)
         remembered = taylor.TaylorState(**state)
-        y = taylor_step.step(q, k, v, self.scale, stepping.position, remembered, self.decay(x), stepping.rows)
+        y = taylor_on_device.step(q, k, v, self.scale, stepping.position, remembered, self.decay(x), stepping.rows)
         return self.output(x, y)
 
 

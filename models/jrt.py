@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from ..kernels.packing import Packing
+from ..kernels.taylor_linear_attention import dispatch as taylor_on_device
 from ..kernels.taylor_linear_attention import reference as taylor
 from .based import BasedModel, LinearAttention, Shapes, SlidingAttention, integer
 from .decoder import LayerState, Linear, Mixer, Reading
@@ -42,7 +43,7 @@ class PrefixLinearAttention(LinearAttention):
         if reading.pads is not None:
             k = k.masked_fill(reading.pads[:, None, None], 0)
         before = taylor.TaylorState(**state) if state else self.encode(x, reading)
-        y, after = taylor.prefill(q, k, v, self.scale, reading.packing, reading.position, before)
+        y, after = taylor_on_device.prefill(q, k, v, self.scale, reading.packing, reading.position, before)
         return self.output(x, y), after._asdict()
 
     def encode(self, x: Tensor, reading: Reading) -> taylor.TaylorState:

@@ -1,10 +1,31 @@
-"""Taylor linear attention's decoding step on whatever device there is."""
+"""Taylor linear attention on whatever device there is."""
 
 from torch import Tensor
 
 from ..devices import in_slots, runs_triton
+from ..packing import Packing
 from . import reference
 from .reference import TaylorState
+
+LARGEST_DIM = 16  # d that the Triton form of `prefill` takes; larger ones, and a decay, go through the reference
+
+
+def prefill(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    packing: Packing,
+    position: Tensor,
+    state: TaylorState | None = None,
+    decay: Tensor | None = None,
+) -> tuple[Tensor, TaylorState]:
+    """`reference.prefill`."""
+    if runs_triton(q) and decay is None and q.shape[2] <= LARGEST_DIM:
+        from .triton_prefill import prefill as fused
+
+        return fused(q, k, v, scale, packing, position, state)
+    return reference.prefill(q, k, v, scale, packing, position, state, decay)
 
 
 def step(
