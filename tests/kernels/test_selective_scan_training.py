@@ -1,19 +1,13 @@
 """The trainable selective scan against autograd through the sequential reference, in float64: every form, one check.
 
-Run as a script with TRITON_INTERPRET=1, this file checks the Triton form on the CPU: Triton reads that variable when it
-is imported, so that needs a process of its own.
+Run as a script with TRITON_INTERPRET=1, this file checks the Triton form on the CPU.
 """
 
-import importlib.util
-import os
-import subprocess
-import sys
-
-import numpy
 import pytest
 import torch
 from torch import Tensor
 
+from interpreter import needs_interpreter, run_interpreted
 from recall_evals.kernels.packing import Packing
 from recall_evals.kernels.selective_scan import reference
 from recall_evals.kernels.selective_scan.differentiable import CHUNK, selective_scan, torch_scan
@@ -124,15 +118,9 @@ def test_shapes_that_do_not_fit_are_named():
         selective_scan(u[0], dt, a, b, c, skip)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton; its interpreter: tiny shapes")
-@pytest.mark.skipif(
-    tuple(map(int, numpy.__version__.split(".")[:2])) >= (2, 4),
-    reason="Triton's interpreter needs NumPy < 2.4; the Triton form on the CPU: tiny shapes against float64",
-)
+@needs_interpreter("the Triton form on tiny shapes against float64")
 def test_triton_form_under_the_interpreter():
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_interpreted(__file__)
 
 
 def check_triton_under_the_interpreter() -> None:
