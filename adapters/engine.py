@@ -105,18 +105,22 @@ class Engine:
             latest = [0] * len(running)  # its newest token
             room = max((len(job.prompt) + job.limit for job in jobs), default=0)
 
+            def job_in(row: int) -> tuple[int, Generation]:
+                number = running[row]
+                assert number is not None
+                return number, jobs[number]
+
             def accept(rows: Sequence[int], chosen: Sequence[Sequence[int]], leads: Sequence[Sequence[float]]) -> int:
                 """Give the jobs in slots `rows` their next tokens; how many they took."""
                 total = 0
                 for row, tokens, lead in zip(rows, chosen, leads, strict=True):
-                    job = running[row]
-                    assert job is not None
-                    total += jobs[job].extend(tokens, lead, self.end, self.decode)
+                    number, job = job_in(row)
+                    total += job.extend(tokens, lead, self.end, self.decode)
                     latest[row] = tokens[-1]
-                    if jobs[job].text is not None:
+                    if job.text is not None:
+                        self.meter.near_ties += job.near_ties
                         running[row] = None
-                        self.meter.near_ties += jobs[job].near_ties
-                        finished(job)
+                        finished(number)
                 self.meter.generated_tokens += total
                 made.update(total)
                 return total
@@ -125,7 +129,8 @@ class Engine:
                 """One token for each of the slots `rows` from scores `[len(rows), V]`, and its lead."""
                 best, lead = (x.tolist() for x in greedy_choice(scores))
                 for i, row in enumerate(rows):
-                    if not (job := jobs[running[row] or 0]).sampling.greedy:
+                    _, job = job_in(row)
+                    if not job.sampling.greedy:
                         best[i], lead[i] = job.draw(scores[i]), math.inf
                 return [[token] for token in best], [[x] for x in lead]
 
@@ -161,7 +166,7 @@ class Engine:
                     running, latest = [running[r] for r in active], [latest[r] for r in active]
                     continue
                 began = time.perf_counter()
-                tokens, working = [latest[row] for row in active], [jobs[job] for job in running if job is not None]
+                tokens, working = [latest[row] for row in active], [job_in(row)[1] for row in active]
                 if all(job.sampling.greedy for job in working):
                     steps = min(slots.most_steps, max(job.limit - len(job.tokens) for job in working))
                     made_now = accept(active, *slots.greedy(active, tokens, steps))

@@ -62,10 +62,10 @@ class BasedLM(TemplateLM):
             it by) or hub id; default: the bundled one of `--model`'s name.
         revision: branch, tag, commit or refs/pr/N of a hub id.
         tokenizer: folder, tokenizer.json or hub id; default: the checkpoint's own, else GPT-2's.
-        dtype: float32, bfloat16, float16 or float64; default: bfloat16 on a GPU, where decoding then runs in Triton
-            kernels and CUDA graphs, float32 elsewhere. float32 gives the same answers on every device.
+        dtype: float32 (default), which gives the same answers on every device, bfloat16, float16 or float64. Half
+            precision on a GPU runs in Triton kernels, and decodes in CUDA graphs.
         state_dtype: of the sums that linear attention keeps while decoding: float32 (default) or bfloat16, half the
-            memory and traffic; what that costs in exactness: results/benchmarks.
+            memory and traffic; `recall-evals bench drift` measures what that costs.
         device: a torch device; cuda (lm-eval's default) falls back to cpu, saying so, where there is none.
         batch_size: sequences decoded at once, or `auto`: as many as `state_memory` holds, at most `max_batch_size`.
             Shared prefixes and forks come on top: `engine.most_states` bounds the states alive (45 for 16).
@@ -94,7 +94,7 @@ class BasedLM(TemplateLM):
         pretrained: str | None = None,
         revision: str | None = None,
         tokenizer: str | None = None,
-        dtype: str | None = None,
+        dtype: str = "float32",
         device: str | None = None,
         batch_size: int | str | None = 1,
         max_batch_size: int | None = None,
@@ -115,8 +115,7 @@ class BasedLM(TemplateLM):
             raise ValueError(f"truncation={truncation!r} is unknown; choose left or error")
         if max_length is not None and max_length < 2:
             raise ValueError(f"max_length must be >= 2, got {max_length}")
-        self._device = _available(device)
-        precision = parse_dtype(dtype or ("bfloat16" if self._device.type == "cuda" else "float32"))
+        precision, self._device = parse_dtype(dtype), _available(device)
         self.checkpoint = find_checkpoint(
             f"{PREFIX}{self.demanded or 'based'}" if pretrained is None else pretrained, revision
         )

@@ -55,10 +55,15 @@ class MambaMixer(nn.Module):
         self.D = nn.Parameter(torch.empty(self.d_inner))
         self.out_proj = Linear(self.d_inner, d_model, bias=bias)
 
+    def projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x `[., d_inner]` -> dt before its bias `[., d_inner]`, B and C `[., d_state]`."""
+        dt, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return linear(dt, self.dt_proj.weight), b, c
+
     def parameters_of_scan(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x `[., d_inner]` -> dt `[., d_inner]`, A `[d_inner, d_state]`, B and C `[., d_state]`."""
-        dt, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        dt = selective_scan.step_sizes(linear(dt, self.dt_proj.weight), self.dt_proj.bias)
+        dt, b, c = self.projected(x)
+        dt = selective_scan.step_sizes(dt, self.dt_proj.bias)
         return dt, selective_scan.decay_rates(self.A_log, dt.dtype), b, c
 
     def prefill(self, u: Tensor, packing: Packing, state: LayerState | None) -> tuple[Tensor, LayerState]:
@@ -72,9 +77,9 @@ class MambaMixer(nn.Module):
     def step(self, u: Tensor, rows: Tensor | None, state: LayerState) -> Tensor:
         x, z = self.in_proj(u).chunk(2, dim=-1)
         x = convolution_step.step(x, self.conv1d.weight[:, 0], self.conv1d.bias, None, state["inputs"], rows)
-        dt, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        dt, bias = linear(dt, self.dt_proj.weight), self.dt_proj.bias
-        return self.out_proj(scan_step.gated_step(x, dt, bias, self.A_log, b, c, self.D, z, state["ssm"], rows))
+        dt, b, c = self.projected(x)
+        inputs = selective_scan.GatedInputs(x, dt, z, b, c, self.dt_proj.bias, self.A_log, self.D)
+        return self.out_proj(scan_step.gated_step(inputs, state["ssm"], rows))
 
 
 class MambaBlock(nn.Module):

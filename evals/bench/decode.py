@@ -100,8 +100,9 @@ def refilling_rows(model: SequenceModel, slots: int = 32, requests: int = 128) -
             engine = Engine(model, slots=slots, vocabulary=width, end=None, decode=lambda ids: "", quiet=True)
             for start in range(0, requests, group):
                 engine.generate(work[start : start + group])
-        rate = engine.meter.decoded_tokens / engine.meter.decode_seconds / 1000
-        yield {"what": f"engine, slots {name}", "batch": slots, "requests": requests, "tokens_per_ms": rate}
+        decoded = engine.meter.decoded_tokens
+        rate = decoded / engine.meter.decode_seconds / 1000
+        yield {"what": f"engine, slots {name}", "batch": slots, "decoded": decoded, "tokens_per_ms": rate}
 
 
 def llama_seconds(batch: int, prompt: int, new: int, compiled: bool) -> float:

@@ -118,6 +118,7 @@ def other_cases(batch: int = 128) -> Iterator[Case]:
     """The other operations of a step of BASED 1.3 B and Mamba 1.3 B, bf16."""
     from ...kernels.greedy_choice.triton_choice import greedy_choice
     from ...kernels.rms_norm.triton_norm import add_rms_norm
+    from ...kernels.selective_scan.reference import GatedInputs
     from ...kernels.selective_scan.triton_step import gated_step
     from ...kernels.short_convolution.triton_step import step as convolution
     from ...kernels.sliding_window_attention.triton_step import step as sliding
@@ -145,7 +146,8 @@ def other_cases(batch: int = 128) -> Iterator[Case]:
         u, dt, z, bc = rand(batch, 4096), rand(batch, 4096), rand(batch, 4096), rand(batch, 160)
         bias, a, skip, h = rand(4096), rand(4096, 16, dtype=FLOAT), rand(4096), rand(batch, 4096, 16, dtype=FLOAT)
         b, c = bc[:, :16], bc[:, 16:32]
-        return lambda: gated_step(u, dt, bias, a, b, c, skip, z, h, rows)
+        inputs = GatedInputs(u, dt, z, b, c, bias, a, skip)
+        return lambda: gated_step(inputs, h, rows)
 
     def choice() -> Callable[[], object]:
         scores = rand(batch, 50264)

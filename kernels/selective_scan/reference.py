@@ -6,6 +6,8 @@
 The state h is float32 or better.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -63,17 +65,26 @@ def decay_rates(a_log: Tensor, dtype: torch.dtype) -> Tensor:
     return -torch.exp(a_log.float()).to(dtype)
 
 
-def gated_step(
-    u: Tensor,
-    dt: Tensor,
-    dt_bias: Tensor,
-    a_log: Tensor,
-    b: Tensor,
-    c: Tensor,
-    skip: Tensor,
-    gate: Tensor,
-    state: Tensor,
-) -> Tensor:
-    """`step` with what Mamba puts around it: y * silu(gate), from dt before its bias and from A_log `[D, N]`."""
-    sizes = step_sizes(dt, dt_bias)
-    return step(u, sizes, decay_rates(a_log, sizes.dtype), b, c, skip, state) * F.silu(gate)
+class GatedInputs(NamedTuple):
+    """What a decoding step reads in Mamba's layer, one token a sequence.
+
+    Attributes:
+        u, dt, gate: `[B, D]`, dt before its bias and its softplus.
+        b, c: `[B, N]`.
+        dt_bias, skip: `[D]`; a_log: `[D, N]`.
+    """
+
+    u: Tensor
+    dt: Tensor
+    gate: Tensor
+    b: Tensor
+    c: Tensor
+    dt_bias: Tensor
+    a_log: Tensor
+    skip: Tensor
+
+
+def gated_step(x: GatedInputs, state: Tensor) -> Tensor:
+    """`step` with what Mamba puts around it: y * silu(gate) `[B, D]`; `state` `[B, D, N]` is updated in place."""
+    sizes = step_sizes(x.dt, x.dt_bias)
+    return step(x.u, sizes, decay_rates(x.a_log, sizes.dtype), x.b, x.c, x.skip, state) * F.silu(x.gate)

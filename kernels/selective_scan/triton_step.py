@@ -5,15 +5,17 @@ import triton.language as tl
 from torch import Tensor
 
 from ..devices import slots_of
+from .reference import GatedInputs
 
 BLOCK = 64  # channels of a program
 
 
 @triton.jit
 def _step(  # type: ignore[no-untyped-def]
-    u, dt, b, c, gate, y,  # [B, D] twice, [B, N] twice, [B, D] twice
-    u_row, dt_row, b_row, c_row, gate_row,  # strides
+    u, dt, gate, b, c,  # [B, D] three times, [B, N] twice
     dt_bias, a_log, skip,  # [D], [D, N], [D]
+    y,  # [B, D]
+    u_row, dt_row, gate_row, b_row, c_row,  # strides
     rows, state,  # [B], [slots, D, N]
     D, N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -43,31 +45,20 @@ def _step(  # type: ignore[no-untyped-def]
     tl.store(y + i * D + d, (out * z / (1.0 + tl.exp(-z))).to(y.dtype.element_ty), mask=in_d)
 
 
-def gated_step(
-    u: Tensor,
-    dt: Tensor,
-    dt_bias: Tensor,
-    a_log: Tensor,
-    b: Tensor,
-    c: Tensor,
-    skip: Tensor,
-    gate: Tensor,
-    state: Tensor,
-    rows: Tensor | None = None,
-) -> Tensor:
-    """`reference.gated_step` in one kernel; the last dimensions contiguous.
+def gated_step(x: GatedInputs, state: Tensor, rows: Tensor | None = None) -> Tensor:
+    """`reference.gated_step` in one kernel; the last dimensions of x contiguous.
 
     Args:
         state: of all slots `[slots, D, N]`, contiguous.
         rows: `[B]`, the slot of each sequence, none twice; None: row i is slot i.
     """
-    (B, D), N = u.shape, a_log.shape[1]
-    rows = slots_of(rows, u)
-    y = u.new_empty(B, D)
+    (B, D), N = x.u.shape, x.a_log.shape[1]
+    rows = slots_of(rows, x.u)
+    y = x.u.new_empty(B, D)
     block = min(BLOCK, triton.next_power_of_2(D))
     if B:
         _step[(B, triton.cdiv(D, block))](
-            u, dt, b, c, gate, y, *(x.stride(0) for x in (u, dt, b, c, gate)), dt_bias, a_log, skip, rows, state,
+            *x, y, *(t.stride(0) for t in x[:5]), rows, state,
             D, N=N, NP=triton.next_power_of_2(N), BLOCK=block, num_warps=4,
         )  # fmt: skip
     return y

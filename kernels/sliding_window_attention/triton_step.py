@@ -20,6 +20,9 @@ class Config(NamedTuple):
     warps: int = 4
 
 
+DEFAULT = Config()
+
+
 @triton.jit
 def _turned(x, e, cos, sin, angles, in_e):  # type: ignore[no-untyped-def]
     """x rotated, in the dtype of x: dimensions e and e + angles form a pair."""
@@ -82,7 +85,7 @@ def step(
     position: Tensor,
     ring: tuple[Tensor, Tensor],
     rows: Tensor | None = None,
-    config: Config = Config(),  # noqa: B008
+    config: Config = DEFAULT,
 ) -> Tensor:
     """Rotation and `reference.step` in one kernel: q, k, v `[B, H, head_dim]`, not rotated, -> y; updates the ring.
 

@@ -57,7 +57,7 @@ def _unpack(s, z, table, rows, e, in_e, DV: tl.constexpr, LOAD: tl.constexpr):  
         tile = tl.load(s + f[:, None] * DV + e[None, :], mask=(f >= 0)[:, None] & in_e[None, :], other=0.0)
         sums = tl.load(z + f, mask=f >= 0, other=0.0).to(tl.float32) * by
         return tile.to(tl.float32) * by[:, None], sums
-    return f[:, None] * e[None, :] * 0.0, f * 0.0
+    return tl.zeros([rows.shape[0], e.shape[0]], tl.float32), tl.zeros([rows.shape[0]], tl.float32)
 
 
 @triton.jit

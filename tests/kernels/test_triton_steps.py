@@ -181,15 +181,17 @@ def check_scan(dtype: torch.dtype, device: str, batch: int, width: int, n: int) 
         dt_, dt = (dt_ + shift).to(dtype).double(), (dt.double() + shift).to(dtype)
         (b_, c_, _), (b, c, _) = (x.split([n, n, 3], dim=-1) for x in (bc_, bc))
         part = wanted[rows]
-        want = selective_scan.gated_step(u_, dt_, bias_, a_, b_, c_, skip_, z_, part)
+        x_ = selective_scan.GatedInputs(u_, dt_, z_, b_, c_, bias_, a_, skip_)
+        x = selective_scan.GatedInputs(u, dt, z, b, c, bias, a, skip)
+        want = selective_scan.gated_step(x_, part)
         wanted[rows] = part
-        got = gated_step(u, dt, bias, a, b, c, skip, z, given, rows.to(device))
+        got = gated_step(x, given, rows.to(device))
         assert_close("y", got, want, dtype)
         if shift == -8:  # near 0, where log(1 + t) is less than log1p(t): its own largest entry is the measure
-            fresh_, fresh = (torch.zeros_like(x) for x in (wanted, given))
+            fresh_, fresh = (torch.zeros_like(h) for h in (wanted, given))
             part = fresh_[rows]
-            selective_scan.gated_step(u_, dt_, bias_, a_, b_, c_, skip_, z_, part)
-            gated_step(u, dt, bias, a, b, c, skip, z, fresh, rows.to(device))
+            selective_scan.gated_step(x_, part)
+            gated_step(x, fresh, rows.to(device))
             error = (fresh[rows.to(device)].double().cpu() - part).abs().max() / part.abs().max()
             assert error <= BOUNDS[dtype], f"small steps: error {error:.1e}"
     assert_close("state", given, wanted, dtype)
