@@ -23,4 +23,4 @@ def bundled_here() -> str:
     """Which checkpoints this installation has, or how to get them, as part of a message."""
     if names := bundled_names():
         return f"there are {', '.join(names)}"
-    return f"this installation has none, {FOLDER} is empty or missing; install from a clone or wheel that has them"
+    return f"this installation has none, {FOLDER} is empty or missing; `recall-evals train` makes them"

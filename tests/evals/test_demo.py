@@ -92,7 +92,7 @@ def test_without_checkpoints_it_is_one_line_and_exit_1(tmp_path, monkeypatch):
     assert done.exit_code == 1 and done.stdout == ""
     assert done.stderr == (
         f"recall-evals demo: no bundled checkpoint to show: this installation has none, {tmp_path / 'checkpoints'} "
-        "is empty or missing; install from a clone or wheel that has them\n"
+        "is empty or missing; `recall-evals train` makes them\n"
     )
 
 

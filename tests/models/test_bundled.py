@@ -129,7 +129,7 @@ def test_a_name_that_is_unknown(checkpoints, source):
 def test_where_none_is_bundled(nothing, source):
     message = refusal(source)
     assert f"{source}: no such folder or bundled checkpoint (this installation has none, {nothing} is empty" in message
-    assert "install from a clone or wheel that has them" in message and "owner/name" in message
+    assert "`recall-evals train` makes them" in message and "owner/name" in message
 
 
 # -- as lm-eval's models --------------------------------------------------------------------------------------------
