@@ -49,8 +49,8 @@ def run(context: typer.Context) -> None:
 
 @app.command()
 def demo(
-    # With 24, three models of 6 million parameters take 1.5 minutes on two cores.
-    documents: Annotated[int, typer.Option(min=1, help="Documents of each task, which has 80.")] = 24,
+    # With 16, three models of 6 million parameters take two minutes on two cores.
+    documents: Annotated[int, typer.Option(min=1, help="Documents of each task, which has 80.")] = 16,
     models: Annotated[str | None, typer.Option(help="Bundled checkpoints, by comma; default: all.")] = None,
 ) -> None:
     """The bundled checkpoints side by side: recall, perplexity, state and speed, in minutes on a CPU, offline."""
@@ -128,7 +128,7 @@ def gap(
     corpus: Annotated[Path | None, typer.Option(help="Folder of the corpora, for the most common answers.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
 ) -> None:
-    """Recall of several checkpoints beside its floors, with paired comparisons: writes and prints a table.
+    """Recall of several checkpoints beside its floors, paired comparisons, loss curves: writes and prints a table.
 
     The local tasks read the documents below $RECALL_EVALS_DATA. Models that `output` already has are not run again.
     """

@@ -13,7 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..models.bundled import PREFIX, bundled_names
+from ..models.bundled import PREFIX, bundled, bundled_names
+from ..results.loss_curves import plot_loss_curves
 from ..results.statistics import clustered_standard_error, paired_bootstrap
 from ..training.corpus import GENERATED, corpus_folder, read_corpus
 
@@ -110,7 +111,7 @@ def most_common_answers(task: str, corpus: Path | None) -> float | None:
 
 
 def run_gap(models: list[str], output: Path, corpus: Path | None, device: str | None, tasks: tuple[str, ...]) -> Path:
-    """Measure what `output` lacks, then write its README.md; returns that file."""
+    """Measure what `output` lacks, then write its README.md, and the loss curves beside it; returns README.md."""
     from ..adapters.lm import BasedLM
 
     output.mkdir(parents=True, exist_ok=True)
@@ -123,8 +124,14 @@ def run_gap(models: list[str], output: Path, corpus: Path | None, device: str | 
         kept = {"tasks": [asdict(m) for m in measured], "model": model.get_model_info(), "machine": _machine()}
         file.write_text(json.dumps(kept) + "\n", encoding="utf-8")
     floors = {task: most_common_answers(task, corpus) for task in tasks}
+    folders = {name: bundled(name) for name in models}
+    curves = {n: f / "loss.jsonl" for n, f in folders.items() if f is not None and (f / "loss.jsonl").is_file()}
+    text = table(models, output, floors)
+    if curves:
+        plot_loss_curves(curves, output / "loss.png")
+        text += "\nTraining loss; it jumps where the sequences become longer:\n\n![Training loss](loss.png)\n"
     report = output / "README.md"
-    report.write_text(table(models, output, floors), encoding="utf-8")
+    report.write_text(text, encoding="utf-8")
     return report
 
 

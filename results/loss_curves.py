@@ -33,8 +33,9 @@ def plot_loss_curves(files: dict[str, Path], output: Path, window: int = 9) -> N
         smooth = [sum(part) / len(part) for part in parts]
         axes.plot(tokens, smooth, dash, color=colour, linewidth=1.4, label=f"{name} ({smooth[-1]:.2f})")
         ends.append(smooth)
-    axes.set_xscale("log")
-    axes.set_ylim(min(min(s) for s in ends) * 0.95, max(s[min(3, len(s) - 1)] for s in ends))
+    begun = {len(s): min(max(3, len(s) // 40), len(s) - 1) for s in ends}  # the steep beginning runs off the top
+    axes.set_ylim(min(min(s) for s in ends) * 0.95, max(s[begun[len(s)]] for s in ends))
+    axes.set_xlim(left=0)
     axes.set_xlabel("tokens read (millions)")
     axes.set_ylabel("training loss (nats a token)")
     axes.grid(alpha=0.3, linewidth=0.6)

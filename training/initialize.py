@@ -1,7 +1,8 @@
 """Weights to begin with.
 
-Matrices are normal with a standard deviation of 0.02, those that write into the residual stream smaller by
-sqrt(2 x layers) (GPT-2); norms are one, biases zero. Mamba's scan begins as in its paper (arXiv 2312.00752, section
+Matrices are normal with a standard deviation of 1 / sqrt(columns), so that scores of queries and keys begin near 1,
+where both exp and 1 + s + s²/2 tell keys apart; those that write into the residual stream smaller by sqrt(2 x layers)
+(GPT-2), embeddings 0.02; norms are one, biases zero. Mamba's scan begins as in its paper (arXiv 2312.00752, section
 3.6): A = -(1 .. N), D = 1, and steps softplus(bias) spread from 0.001 to 0.1 on a logarithmic scale.
 """
 
@@ -33,8 +34,10 @@ def initialize(model: SequenceModel, seed: int) -> None:
             p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * p.shape[1] ** -0.5)
         elif "conv" in name and p.dim() == 3:
             p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * p.shape[2] ** -0.5)
+        elif "embedding" in name or name == "lm_head.weight":
+            p.copy_(normal * DEVIATION)
         elif p.dim() >= 2:
-            p.copy_(normal * DEVIATION / (math.sqrt(n_writers) if name.endswith(writers) else 1))
+            p.copy_(normal * p.shape[1] ** -0.5 / (math.sqrt(n_writers) if name.endswith(writers) else 1))
         elif name.endswith("bias"):
             p.zero_()
         else:

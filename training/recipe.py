@@ -26,9 +26,9 @@ class Recipe:
         seed: of the weights and of the order of the data.
     """
 
-    stages: tuple[tuple[int, int], ...] = ((4_000, 160), (4_000, 320), (2_000, 1280), (4_000, 2560))
+    stages: tuple[tuple[int, int], ...] = ((10_800, 160), (5_200, 640), (8_000, 2560))
     batch_tokens: int = 20_480
-    rate: float = 3e-3
+    rate: float = 5e-3
     final_rate: float = 1e-4
     warmup: int = 300
     betas: tuple[float, float] = (0.9, 0.95)
@@ -36,7 +36,9 @@ class Recipe:
     clip: float = 1.0
     seed: int = 0
     mix: Mix = field(
-        default_factory=lambda: Mix({"fda": 0.30, "pages": 0.20, "books": 0.25, "mini_fda": 0.125, "mini_swde": 0.125})
+        default_factory=lambda: Mix(
+            {"fda": 0.30, "pages": 0.15, "books": 0.20, "mini_fda": 0.175, "mini_swde": 0.175}, plain=0.1, most_lines=6
+        )
     )
 
     def __post_init__(self) -> None:

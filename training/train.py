@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .recipe import Recipe
 from .sequences import Sequences
 
 LOG_EVERY = 50  # steps; the loss in the log is the mean over these
+LossFunction = Callable[[SequenceModel, Tensor], Tensor]
 
 
 class TrainingError(ValueError):
@@ -62,8 +64,10 @@ def new_run(config: dict[str, Any], recipe: Recipe, device: torch.device) -> Run
     matrices = [p for n, p in named.items() if p.dim() >= 2 and not n.endswith("A_log")]
     others = [p for n, p in named.items() if p.dim() < 2 or n.endswith("A_log")]
     groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
-    fused = device.type == "cuda"
-    return Run(model, torch.optim.AdamW(groups, lr=recipe.rate, betas=recipe.betas, fused=fused))
+    on_gpu = device.type == "cuda"
+    rate = torch.tensor(recipe.rate, device=device)  # a tensor, since a CUDA graph reads it anew at each replay
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=recipe.betas, fused=on_gpu, capturable=on_gpu)
+    return Run(model, optimizer)
 
 
 def train(
@@ -91,9 +95,12 @@ def train(
         _restore(run, state_file, identity)
     if run.step >= recipe.steps:
         return run
-    loss_function: Callable[[SequenceModel, Tensor], Tensor] = loss_of
+    loss_function: LossFunction = loss_of
     if device.type == "cuda" if compiled is None else compiled:
         loss_function = torch.compile(loss_of, dynamic=False)  # once for each length
+    update = (
+        Replayed(run, recipe, loss_function) if device.type == "cuda" else partial(_step, run, recipe, loss_function)
+    )
     batches = _batches(recipe, sources, run.step, workers, device.type == "cuda")
     began = saved = time.perf_counter()
     before = run.seconds
@@ -107,7 +114,7 @@ def train(
     progress = tqdm(batches, initial=run.step, total=recipe.steps, disable=not show, mininterval=5, unit="step")
     try:
         for batch in progress:
-            losses.append(_step(run, recipe, batch.to(device, non_blocking=True), loss_function))
+            losses.append(update(batch.to(device, non_blocking=True)))
             if run.step % LOG_EVERY == 0 or run.step == recipe.steps:
                 loss = float(torch.stack(losses).mean())
                 losses.clear()
@@ -151,18 +158,64 @@ def _batches(recipe: Recipe, sources: dict[str, Source], done: int, workers: int
         done = max(0, done - steps)
 
 
-def _step(run: Run, recipe: Recipe, tokens: Tensor, loss_function: Callable[[SequenceModel, Tensor], Tensor]) -> Tensor:
+def _step(run: Run, recipe: Recipe, loss_function: LossFunction, tokens: Tensor) -> Tensor:
     """One update; returns the loss without waiting for it."""
+    _set_rate(run, recipe)
+    loss = _update(run, recipe, loss_function, tokens)
+    run.optimizer.zero_grad(set_to_none=True)
+    run.step += 1
+    return loss
+
+
+def _set_rate(run: Run, recipe: Recipe) -> None:
     for group in run.optimizer.param_groups:
-        group["lr"] = recipe.rate_at(run.step)
-    with plain_sums(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.is_cuda):
+        group["lr"].fill_(recipe.rate_at(run.step))
+
+
+def _update(run: Run, recipe: Recipe, loss_function: LossFunction, tokens: Tensor) -> Tensor:
+    # Inside a CUDA graph, casts of weights that autocast kept from outside would not be made anew.
+    with plain_sums(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.is_cuda, cache_enabled=False):
         loss = loss_function(run.model, tokens)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
     run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    run.step += 1
     return loss.detach()
+
+
+class Replayed:
+    """`_step` on a GPU: after a few updates of a shape, one CUDA graph of the whole update is replayed.
+
+    These models are so small that their several hundred launches would take longer than their work.
+    """
+
+    EAGER = 3  # updates of a shape before its graph is recorded: they compile, and fill the optimizer's state
+
+    def __init__(self, run: Run, recipe: Recipe, loss_function: LossFunction):
+        self.run, self.recipe, self.loss_function = run, recipe, loss_function
+        self.stream = torch.cuda.Stream()  # recording must begin where the updates before it ran
+        self.shape, self.seen = torch.Size(), 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        if tokens.shape != self.shape:
+            self.graph, self.shape, self.seen = None, tokens.shape, 0
+            self.run.optimizer.zero_grad(set_to_none=True)  # gradients that lie in the memory of the last graph
+        if self.graph is None:
+            if self.seen < self.EAGER:
+                self.seen += 1
+                self.stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(self.stream):
+                    loss = _step(self.run, self.recipe, self.loss_function, tokens)
+                torch.cuda.current_stream().wait_stream(self.stream)
+                return loss
+            self.graph, self.tokens = torch.cuda.CUDAGraph(), tokens.clone()
+            with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
+                self.loss = _update(self.run, self.recipe, self.loss_function, self.tokens)
+        self.tokens.copy_(tokens)
+        _set_rate(self.run, self.recipe)
+        self.graph.replay()
+        self.run.step += 1
+        return self.loss.clone()
 
 
 def _save(run: Run, file: Path, identity: str) -> None:
@@ -183,7 +236,10 @@ def _restore(run: Run, file: Path, identity: str) -> None:
                 "remove the file to begin anew"
             )
         run.model.load_state_dict(state["model"])
+        rates = [group["lr"] for group in run.optimizer.param_groups]
         run.optimizer.load_state_dict(state["optimizer"])
+        for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate  # on the device, where the loaded one is not
         for name in ("step", "log", "pending", "seconds"):
             setattr(run, name, state[name])
     except TrainingError:

@@ -46,14 +46,28 @@ def prefill(
     keys, values = new_cache
     # In half precision on a GPU the flash kernels want the model's own dtype, and sum in float32 themselves.
     wide = sum_dtype(q) if q.device.type == "cpu" or q.dtype == torch.float32 else q.dtype
-    queries, k_, v_ = (x.to(wide).transpose(1, 2) for x in (packing.pad(q), keys, values))
-    if cache is None:
-        y = F.scaled_dot_product_attention(queries, k_, v_, is_causal=True, scale=scale)
+    if q.device.type == "cpu":  # one by one, none as long as the longest: what is laid out stays within the caches
+        y, starts = v.new_empty(v.shape), packing.offsets.tolist()
+        for b, (i, j, n) in enumerate(zip(starts, starts[1:], end.tolist(), strict=False)):
+            if i < j:
+                queries, k_, v_ = (x[None].to(wide) for x in (q[i:j], keys[b, :n], values[b, :n]))
+                y[i:j] = _attend(queries, k_, v_, scale, position[b : b + 1] if n > j - i else None)[0]
+        return y, (keys, values)
+    before = None if cache is None else position
+    y = _attend(packing.pad(q).to(wide), keys.to(wide), values.to(wide), scale, before)
+    return packing.unpad(y).to(v.dtype), (keys, values)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, before: Tensor | None) -> Tensor:
+    """q `[B, L, H, d]`, k, v `[B, capacity, H, d]`; before `[B]`: keys that precede a sequence's queries."""
+    queries, keys, values = (x.transpose(1, 2) for x in (q, k, v))
+    if before is None:
+        y = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale)
     else:
-        own = position[:, None] + torch.arange(packing.longest, device=q.device)
-        allowed = torch.arange(capacity, device=q.device) <= own[..., None]  # [B, L, capacity]
-        y = F.scaled_dot_product_attention(queries, k_, v_, attn_mask=allowed[:, None], scale=scale)
-    return packing.unpad(y.transpose(1, 2)).to(v.dtype), (keys, values)
+        own = before[:, None] + torch.arange(q.shape[1], device=q.device)
+        allowed = torch.arange(k.shape[1], device=q.device) <= own[..., None]  # [B, L, capacity]
+        y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed[:, None], scale=scale)
+    return y.transpose(1, 2)
 
 
 def put(k: Tensor, v: Tensor, position: Tensor, cache: tuple[Tensor, Tensor], rows: Tensor | None) -> None:
@@ -79,9 +93,22 @@ def step(
         rows: `[B]`, where in the cache each sequence lies; None: in order.
     """
     put(k, v, position, cache, rows)
+    wide = sum_dtype(q)
+    if q.device.type == "cpu":  # one by one, as in `prefill`
+        y = v.new_empty(v.shape)
+        places = range(q.shape[0]) if rows is None else rows.tolist()
+        for i, (row, n) in enumerate(zip(places, position.tolist(), strict=True)):
+            keys, values = (x[row : row + 1, : n + 1].to(wide) for x in cache)
+            y[i] = _attend_one(q[i : i + 1].to(wide), keys, values, scale)[0]
+        return y
     keys, values = cache if rows is None else (x[rows] for x in cache)
     allowed = torch.arange(keys.shape[1], device=q.device) <= position[:, None]
-    wide = sum_dtype(q)
-    scores = torch.einsum("bhd,bjhd->bhj", q.to(wide), keys.to(wide)) * scale
-    weights = scores.masked_fill(~allowed[:, None], float("-inf")).softmax(-1)
-    return torch.einsum("bhj,bjhd->bhd", weights, values.to(wide)).to(v.dtype)
+    return _attend_one(q.to(wide), keys.to(wide), values.to(wide), scale, allowed).to(v.dtype)
+
+
+def _attend_one(q: Tensor, k: Tensor, v: Tensor, scale: float, allowed: Tensor | None = None) -> Tensor:
+    """q `[B, H, d]`, k, v `[B, n, H, d]` -> `[B, H, d]`, over the keys that are allowed `[B, n]`."""
+    scores = (k.transpose(1, 2) @ q[..., None])[..., 0] * scale  # [B, H, n]
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed[:, None], float("-inf"))
+    return (scores.softmax(-1)[:, :, None] @ v.transpose(1, 2))[:, :, 0]

@@ -15,6 +15,8 @@ from torch import Tensor
 from ..packing import Packing
 from ..precision import state_dtype, sum_dtype
 
+AT_ONCE = 1 << 19  # numbers of state: only the recurrence itself goes token by token, in what a cache holds
+
 
 def prefill(
     u: Tensor,
@@ -38,12 +40,19 @@ def prefill(
     wide = state_dtype(u)
     u_, dt_, b_, c_ = (packing.pad(x.to(wide)) for x in (u, dt, b, c))  # dt = 0 in the gaps: h stays as it is
     h = state if state is not None else u_.new_zeros(packing.batch, u.shape[1], a.shape[1])
-    outputs = []
-    for t in range(packing.longest):
-        h = torch.exp(dt_[:, t, :, None] * a) * h + (dt_[:, t] * u_[:, t])[:, :, None] * b_[:, t, None]
-        outputs.append((h * c_[:, t, None]).sum(-1, dtype=sum_dtype(h)))
-    y = packing.unpad(torch.stack(outputs, dim=1)) if outputs else u_.new_zeros(0, u.shape[1])
-    return (y + skip * u.to(wide)).to(u.dtype), h
+    outputs = [u_.new_zeros(packing.batch, 0, u.shape[1], dtype=sum_dtype(h))]
+    size = max(1, AT_ONCE // max(1, h.numel()))
+    for start in range(0, packing.longest, size):
+        now = slice(start, start + size)
+        decays = torch.exp(dt_[:, now, :, None] * a)
+        added = (dt_[:, now] * u_[:, now])[..., None] * b_[:, now, None]
+        states = []
+        for t in range(added.shape[1]):
+            h = decays[:, t] * h + added[:, t]
+            states.append(h)
+        products = torch.stack(states, dim=1) * c_[:, now, None]
+        outputs.append(products.to(sum_dtype(h)).sum(-1))
+    return (packing.unpad(torch.cat(outputs, dim=1)) + skip * u.to(wide)).to(u.dtype), h
 
 
 def step(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, state: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 class Config(NamedTuple):
     """How the work is cut. The defaults fit `_gradients` into 255 registers for N 16; they are not tuned by timing."""
 
-    segment: int = 128  # tokens
+    segment: int = 64  # tokens
     group: int = 4  # tokens whose states `_gradients` holds in registers; divides segment
     forward_block: int = 32  # channels of a program; a power of two, as group and segment
     backward_block: int = 32
