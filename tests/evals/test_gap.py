@@ -83,3 +83,16 @@ def test_the_table_says_what_was_measured(tmp_path):
     pair = next(line for line in text.splitlines() if "strong - weak" in line)
     assert "50.0" in pair and float(pair.strip("| ").split("|")[-1]) < 0.01
     assert "1,000,000" in text and "4,096" in text and "cccccccccccc" in text and "a machine" in text
+
+
+def test_loss_curves_stand_beside_the_table(tmp_path, monkeypatch):
+    row = {"task": "mini_fda", "hits": [1, 0] * 4, "documents": list("aabbccdd"), "truncated": 0, "without_document": 0}
+    model = {"parameters": 1, "state_bytes": 1, "content_hash": "c" * 64}
+    (tmp_path / "a.json").write_text(json.dumps({"tasks": [row], "model": model, "machine": "a machine"}))
+    assert "loss.png" not in run_gap(["a"], tmp_path, None, "cpu", ("mini_fda",)).read_text()
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    (trained / "loss.jsonl").write_text("".join(json.dumps({"tokens": n, "loss": 9 - n}) + "\n" for n in range(8)))
+    monkeypatch.setattr(gap, "bundled", lambda name: trained)
+    assert "![Training loss](loss.png)" in run_gap(["a"], tmp_path, None, "cpu", ("mini_fda",)).read_text()
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
