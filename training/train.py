@@ -97,6 +97,7 @@ def train(
         return run
     loss_function: LossFunction = loss_of
     if device.type == "cuda" if compiled is None else compiled:
+        torch.compiler.reset()  # what an earlier training of this process compiled counts against a limit
         loss_function = torch.compile(loss_of, dynamic=False)  # once for each length
     update = (
         Replayed(run, recipe, loss_function) if device.type == "cuda" else partial(_step, run, recipe, loss_function)
@@ -209,6 +210,7 @@ class Replayed:
                 torch.cuda.current_stream().wait_stream(self.stream)
                 return loss
             self.graph, self.tokens = torch.cuda.CUDAGraph(), tokens.clone()
+            # Of this thread alone: the one that pins batches calls CUDA meanwhile.
             with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.loss = _update(self.run, self.recipe, self.loss_function, self.tokens)
         self.tokens.copy_(tokens)

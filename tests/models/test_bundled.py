@@ -71,6 +71,20 @@ def test_each_is_whole_and_of_its_architecture(name):
     assert lm.tokenizer.decode(lm.tok_encode("Device name: é 7\n")) == "Device name: é 7\n"
 
 
+@pytest.mark.skipif(bundled_names() != NAMES, reason="no three bundled checkpoints: would have compared their sizes")
+def test_they_differ_in_nothing_but_their_architecture():
+    sizes = [load_model(OWN / name).n_parameters for name in NAMES]
+    assert max(sizes) <= min(1.05 * min(sizes), 6_000_000)
+    assert all((OWN / name / "model.safetensors").stat().st_size <= 12_000_000 for name in NAMES)
+    assert len({(OWN / name / "tokenizer.json").read_bytes() for name in NAMES}) == 1
+    curves = [[json.loads(row) for row in (OWN / name / "loss.jsonl").read_text().splitlines()] for name in NAMES]
+    read = [[(row["step"], row["tokens"], row["rate"]) for row in curve] for curve in curves]
+    assert read[0] == read[1] == read[2]
+    cards = [(OWN / name / "README.md").read_text() for name in NAMES]
+    data = {line for card in cards for line in card.splitlines() if "SHA-256 of the " in line}
+    assert len(data) == 2, "the same corpora and the same tokenised documents"
+
+
 # -- by name --------------------------------------------------------------------------------------------------------
 
 
