@@ -143,6 +143,74 @@ def gap(
 
 
 @app.command()
+def ppl(
+    sources: Annotated[
+        list[str], typer.Argument(help="Models as in `check`; several are compared with the first, token by token.")
+    ],
+    data: Annotated[
+        str, typer.Option(help=".txt, .jsonl (.xz, .gz, .zst), .parquet, a folder of them, or a hub dataset.")
+    ],
+    field: Annotated[str, typer.Option(help="Of a row, which holds its text.")] = "text",
+    split: Annotated[str, typer.Option(help="Of a hub dataset.")] = "validation",
+    tokens: Annotated[int | None, typer.Option(min=2, help="Read at most so many; default: all.")] = None,
+    length: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a window; default: the smallest context of the models.")
+    ] = None,
+    counts: Annotated[
+        Path | None, typer.Option(help="What `bigrams` wrote of the training corpus; default: counts of DATA itself.")
+    ] = None,
+    max_train_count: Annotated[int, typer.Option(min=1, help="Pairs seen so often in training are no hits.")] = 1000,
+    tokenizer: Annotated[str | None, typer.Option(help="Default: the checkpoint's own, else GPT-2's.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag, commit or refs/pr/N of a hub id.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file of the result.")] = None,
+) -> None:
+    """Perplexity of any text, of the tokens that associative recall can help with and of the others.
+
+    Prints a table, a column a model, then one line of JSON.
+    """
+    from .perplexity.command import ppl as run_ppl
+    from .perplexity.texts import Texts
+
+    try:
+        run_ppl(
+            sources,
+            Texts(data, field, split),
+            tokens=tokens,
+            length=length,
+            counts=counts,
+            max_train_count=max_train_count,
+            tokenizer=tokenizer,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            output=output,
+        )
+    except (ValueError, OSError) as error:
+        typer.echo(f"recall-evals ppl: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def bigrams(
+    data: Annotated[list[str], typer.Argument(help="Texts as in `ppl`, and counts files (.npz) to add to them.")],
+    tokenizer: Annotated[str, typer.Option(help="A model, folder, tokenizer.json or hub id: whose tokens to count.")],
+    output: Annotated[Path, typer.Option(help="The counts file, .npz.")],
+    field: Annotated[str, typer.Option(help="Of a row, which holds its text.")] = "text",
+    split: Annotated[str, typer.Option(help="Of a hub dataset.")] = "train",
+) -> None:
+    """How often each pair of tokens occurs in a corpus, for `ppl --counts`."""
+    from .perplexity.command import bigrams as count_bigrams
+
+    try:
+        count_bigrams(data, tokenizer, output, field, split)
+    except (ValueError, OSError) as error:
+        typer.echo(f"recall-evals bigrams: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
 def bench(
     what: Annotated[str, typer.Argument(help="kernels, drift or decode.")],
     only: Annotated[str | None, typer.Option(help="Parts of it, by comma.")] = None,
