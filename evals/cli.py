@@ -211,6 +211,29 @@ def bigrams(
 
 
 @app.command()
+def slices(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that lm-eval wrote (--output_path), with --log_samples.")],
+    tasks: Annotated[str | None, typer.Option(help="Tasks, by comma; default: all, pooled.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="A model, folder, tokenizer.json or hub id; default: each run's own.")
+    ] = None,
+    records: Annotated[Path | None, typer.Option(help="JSON lines file of every prompt.")] = None,
+    plot: Annotated[Path | None, typer.Option(help=".png or .svg of the slices.")] = None,
+) -> None:
+    """Where in the context recall fails: by depth, distance, length, answer length, repeats and key.
+
+    Prints a table a slicing, a column a model. Prompts whose answer was cut away by truncation are counted apart.
+    """
+    from .slices import slices as slice_runs
+
+    try:
+        slice_runs(runs, tasks.split(",") if tasks else None, tokenizer, records, plot)
+    except (ValueError, OSError) as error:
+        typer.echo(f"recall-evals slices: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
 def bench(
     what: Annotated[str, typer.Argument(help="kernels, drift or decode.")],
     only: Annotated[str | None, typer.Option(help="Parts of it, by comma.")] = None,
