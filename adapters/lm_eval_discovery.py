@@ -1,8 +1,9 @@
 """Lets lm-eval 0.4.13 find the models and tasks of this package: a back-port of entry-point discovery.
 
-`recall_evals.pth` calls `install` at interpreter start, unless RECALL_EVALS_NO_DISCOVERY is set. That must cost less
-than 1 ms, so nothing is imported that is not loaded anyway, `typing` included. One finder waits for two modules, lets
-the finders behind it find them, calls their hook once they are loaded, and leaves. A hook that fails is logged.
+`recall_evals.pth` asks the package at interpreter start to await lm-eval (`recall_evals.await_lm_eval`), unless
+RECALL_EVALS_NO_DISCOVERY is set. That must cost less than 1 ms, so this module is loaded, and `install` called, only
+when lm-eval is imported. One finder waits for two modules, lets the finders behind it find them, calls their hook once
+they are loaded, and leaves. A hook that fails is logged.
 """
 
 import sys

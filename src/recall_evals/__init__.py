@@ -1,7 +1,7 @@
 """recall-evals: how well language models use what stands in their context, and what that costs.
 
-The interpreter imports this package at every start (`recall_evals.pth`, see `adapters/lm_eval_discovery.py`),
-so it imports nothing but `sys`.
+The interpreter imports this package at every start (`recall_evals.pth`), so it imports nothing but `sys`, and leaves
+what lets lm-eval find us, `adapters/lm_eval_discovery.py`, until lm-eval is imported.
 """
 
 import sys
@@ -37,3 +37,36 @@ def _lazy_exports(folder: str, **modules: str) -> None:
 
 
 _lazy_exports("models", load_model="loading", SequenceModel="sequence_model", State="state")
+
+
+class _Herald:
+    """Waits at the head of `sys.meta_path` for lm-eval; then hands over to `lm_eval_discovery.FINDER`, and leaves.
+
+    Nothing that fails here may break lm-eval's own import: of a half removed package no word is said.
+    """
+
+    awaited = ("lm_eval.models", "lm_eval.tasks.manager")
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+        if name not in self.awaited or self not in sys.meta_path:
+            return None
+        sys.meta_path = [finder for finder in sys.meta_path if finder is not self]
+        try:
+            from .adapters import lm_eval_discovery
+        except ImportError:
+            return None
+        lm_eval_discovery.install()
+        return lm_eval_discovery.FINDER.find_spec(name, path, target)
+
+
+_HERALD = _Herald()
+
+
+def await_lm_eval() -> None:
+    """Let lm-eval find our models and tasks, once it is imported, or now if it is. A second call does nothing."""
+    if any(name in sys.modules for name in _HERALD.awaited):
+        from .adapters import lm_eval_discovery
+
+        lm_eval_discovery.install()
+    elif _HERALD not in sys.meta_path:
+        sys.meta_path.insert(0, _HERALD)  # type: ignore[arg-type]
