@@ -10,15 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import lm_eval
 import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer
 
 import tiny
-from recall_evals import task_configs
+from our_tasks import evaluate, load, manager
 from recall_evals.results.statistics import clustered_standard_error, standard_error
 from recall_evals.task_configs.mini.documents import documents, rows_sha256
 from recall_evals.task_configs.mini.words import Draw
@@ -58,20 +56,6 @@ class Answerer(LM):
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         raise NotImplementedError
-
-
-def manager(metadata: dict[str, Any] | None = None) -> TaskManager:
-    return TaskManager(include_path=[*task_configs.__path__], include_defaults=False, metadata=metadata)
-
-
-def load(name: str, metadata: dict[str, Any] | None = None) -> Any:
-    return manager(metadata).load(name)["tasks"][name]
-
-
-def evaluate(tasks: list[str], model: Any, **options: Any) -> dict[str, Any]:
-    results = lm_eval.simple_evaluate(model=model, tasks=tasks, task_manager=manager(), **options)
-    assert results is not None
-    return results
 
 
 def haystacks_of(kind: Kind) -> int:
