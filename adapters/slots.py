@@ -79,8 +79,9 @@ class DeviceSlots(Slots):
         self._rows = torch.arange(n, device=device)  # of the step; its first `size` are read
         self._latest = torch.zeros(n, dtype=torch.int64, device=device)
         self._turn = torch.zeros(1, dtype=torch.int64, device=device)
-        self._chosen = torch.zeros(self.most_steps, n, dtype=torch.int64, device=device)
-        self._leads = torch.zeros(self.most_steps, n, dtype=torch.float32, device=device)
+        # Chosen tokens and their leads, a row a step; both are exact in float64, and the host fetches one tensor.
+        self._made = torch.zeros(2, self.most_steps, n, dtype=torch.float64, device=device)
+        self._given: tuple[list[int], list[int]] | None = None  # rows and tokens as the device has them
         self._captured = captured
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._scores: dict[int, Tensor] = {}  # by size: after the newest step
@@ -98,18 +99,23 @@ class DeviceSlots(Slots):
         size = self._begin(rows, tokens)
         for _ in range(steps):
             self._step(size)
-        named = self._rows[: len(rows)]
-        return self._chosen[:steps, named].T.tolist(), self._leads[:steps, named].T.tolist()
+        chosen, leads = self._made[:, :steps].cpu()[:, :, list(rows)].transpose(1, 2)
+        tokens_made = chosen.long()
+        self._given = list(rows), tokens_made[:, -1].tolist()
+        return tokens_made.tolist(), leads.tolist()
 
     def _begin(self, rows: Sequence[int], tokens: Sequence[int]) -> int:
         size = min(len(self), 1 << (len(rows) - 1).bit_length())
-        named = set(rows)
-        idle = [row for row in range(len(self)) if row not in named]
-        self._rest(rows)
-        order = torch.tensor([*rows, *idle[: size - len(rows)]], dtype=torch.int64)
-        self._rows[:size] = order.to(self._rows.device)
-        self._latest[self._rows[: len(rows)]] = torch.tensor(tokens, dtype=torch.int64).to(self._rows.device)
         self._turn.zero_()
+        if size > len(rows):
+            self._rest(rows)
+        if self._given != (list(rows), list(tokens)):
+            named = set(rows)
+            idle = [row for row in range(len(self)) if row not in named][: size - len(rows)]
+            given = torch.tensor([[*rows, *idle], [*tokens, *(0 for _ in idle)]], dtype=torch.int64)
+            self._rows[:size], latest = given.to(self._rows.device)
+            self._latest[self._rows[:size]] = latest
+        self._given = None
         return size
 
     def _step(self, size: int) -> None:
@@ -130,9 +136,7 @@ class DeviceSlots(Slots):
         self._scores[size] = scores = self.model.logits(hidden)[:, : self.vocabulary]
         best, lead = greedy_choice(scores)
         self._latest[rows] = best
-        turn = self._turn.expand(size)
-        self._chosen[turn, rows] = best
-        self._leads[turn, rows] = lead
+        self._made[:, self._turn.expand(size), rows] = torch.stack([best.double(), lead.double()])
         self._turn += 1
 
 

@@ -9,7 +9,7 @@ references know no slots, so elsewhere the rows are taken out, stepped and put b
 
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import TypeVar
 
@@ -35,6 +35,30 @@ def runs_triton(x: Tensor) -> bool:
         return False
     interpreted = os.environ.get("TRITON_INTERPRET") == "1" and x.dtype not in HALF  # which it gets wrong
     return (x.is_cuda or interpreted) and _available()
+
+
+@cache
+def _overlaps(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def overlapped(x: Tensor) -> dict[str, bool]:
+    """Arguments of a decoding kernel that is launched while the one before it ends (programmatic dependent launch).
+
+    Such a kernel must wait (`gdc_wait`) before it reads or writes anything but weights, so that all before it is done.
+    """
+    able = _overlaps(x.device)
+    return {"PDL": able, "launch_pdl": able}
+
+
+@lru_cache(maxsize=64)
+def arrivals(n: int, device: torch.device) -> Tensor:
+    """n int32 zeros in which programs count who of them comes to its end; who makes a count full puts it back to 0.
+
+    Kernels that count on the same device must not run at the same time.
+    """
+    with torch.inference_mode(False):
+        return torch.zeros(n, dtype=torch.int32, device=device)
 
 
 def in_slots(step: Callable[[State], Tensor], state: State, rows: Tensor | None) -> Tensor:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..kernels.devices import runs_triton
+from ..kernels.linear.dispatch import joint, linear
 from ..kernels.short_convolution import dispatch as convolution_step
 from ..kernels.short_convolution import reference as short_convolution
 from ..kernels.sliding_window_attention import dispatch as sliding_window_step
@@ -101,9 +103,13 @@ class LinearAttention(Mixer):
                 self.gamma = [1 - 2 ** (config.decay_const - h) for h in range(self.heads)]
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q = self.proj_q(x).unflatten(-1, (self.heads, self.feature_dim))
-        k = self.proj_k(x).unflatten(-1, (self.heads, self.feature_dim))
-        return q, k, self.proj_v(x).unflatten(-1, (self.heads, self.head_dim))
+        projections = self.proj_q, self.proj_k, self.proj_v
+        if runs_triton(x):  # where launching three products costs more than the products
+            weight = joint([p.weight for p in projections])
+            q, k, v = linear(x, weight).split([len(p.weight) for p in projections], dim=-1)
+        else:
+            q, k, v = (p(x) for p in projections)
+        return *(y.unflatten(-1, (self.heads, self.feature_dim)) for y in (q, k)), v.unflatten(-1, (self.heads, -1))
 
     def decay(self, x: Tensor) -> Tensor | None:
         wide = torch.promote_types(x.dtype, torch.float32)

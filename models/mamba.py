@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.linear.reference import linear
+from ..kernels.linear.dispatch import linear
 from ..kernels.packing import Packing
 from ..kernels.selective_scan import dispatch as scan_step
 from ..kernels.selective_scan import reference as selective_scan

@@ -130,7 +130,7 @@ def other_cases(batch: int = 128) -> Iterator[Case]:
 
     def window() -> Callable[[], object]:
         q, k, v = rand(batch, 3, 16, 112).unbind(1)
-        ring = rand(batch, 129, 16, 112), rand(batch, 129, 16, 112)
+        ring = rand(batch, 16, 129, 112), rand(batch, 16, 129, 112)
         angles, position = (rand(batch, 56), rand(batch, 56)), 1000 + rows
         return lambda: sliding(q, k, v, angles, 0.1, position, ring, rows)
 

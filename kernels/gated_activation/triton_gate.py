@@ -4,11 +4,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..devices import overlapped
+
 BLOCK = 1024
 
 
 @triton.jit
-def _gate(value, gate, y, value_row, gate_row, D, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _gate(  # type: ignore[no-untyped-def]
+    value, gate, y, value_row, gate_row, D, BLOCK: tl.constexpr, PDL: tl.constexpr
+):
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     i = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     in_d = d < D
@@ -23,5 +30,7 @@ def silu_gate(value: Tensor, gate: Tensor) -> Tensor:
     y = value.new_empty(B, D)
     block = min(BLOCK, triton.next_power_of_2(D))
     if B:
-        _gate[(B, triton.cdiv(D, block))](value, gate, y, value.stride(0), gate.stride(0), D, BLOCK=block)
+        _gate[(B, triton.cdiv(D, block))](
+            value, gate, y, value.stride(0), gate.stride(0), D, BLOCK=block, **overlapped(value)
+        )
     return y

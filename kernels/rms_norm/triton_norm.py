@@ -5,12 +5,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..devices import overlapped
+
 
 @triton.jit
 def _add_norm(  # type: ignore[no-untyped-def]
     stream, hidden, weight, new_stream, y,  # [B, D], [B, D], [D], [B, D], [B, D]
-    D, EPS: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
+    D, EPS: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0).to(tl.int64) * D
     d = tl.arange(0, BLOCK)
     in_d = d < D
@@ -42,6 +47,6 @@ def add_rms_norm(
         _add_norm[(B,)](
             hidden if stream is None else stream, hidden, weight, summed, y,
             D, EPS=eps, BLOCK=triton.next_power_of_2(D), ADD=stream is not None,
-            num_warps=4 if D <= 2048 else 8,
+            num_warps=4 if D <= 2048 else 8, **overlapped(hidden),
         )  # fmt: skip
     return summed, y

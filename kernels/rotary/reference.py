@@ -7,14 +7,22 @@ An odd rotary_dim (the released attn-1b: 35) rounds up: 18 angles turn 36 dimens
 Angles are computed in float32 from float32 positions and then cast to the activations' dtype, as in the original.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 
+@lru_cache(maxsize=32)
+def _frequencies(rotary_dim: int, base: float, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # kept beyond this call, which may be inference while a later one trains
+        exponent = torch.arange(0, rotary_dim, 2, device=device, dtype=torch.float32) / rotary_dim
+        return 1.0 / base**exponent
+
+
 def rotary_angles(positions: Tensor, rotary_dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines of int64 positions `[...]`: two tensors `[..., ceil(rotary_dim / 2)]`."""
-    exponent = torch.arange(0, rotary_dim, 2, device=positions.device, dtype=torch.float32) / rotary_dim
-    angles = positions.to(torch.float32)[..., None] * (1.0 / base**exponent)
+    angles = positions.to(torch.float32)[..., None] * _frequencies(rotary_dim, base, positions.device)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..devices import slots_of
+from ..devices import overlapped, slots_of
 from .reference import GatedInputs
 
 BLOCK = 64  # channels of a program
@@ -17,8 +17,11 @@ def _step(  # type: ignore[no-untyped-def]
     y,  # [B, D]
     u_row, dt_row, gate_row, b_row, c_row,  # strides
     rows, state,  # [B], [slots, D, N]
-    D, N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr,
+    D, N: tl.constexpr, NP: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     i = tl.program_id(0)
     slot = tl.load(rows + i).to(tl.int64)
     d, n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, NP)
@@ -59,6 +62,6 @@ def gated_step(x: GatedInputs, state: Tensor, rows: Tensor | None = None) -> Ten
     if B:
         _step[(B, triton.cdiv(D, block))](
             *x, y, *(t.stride(0) for t in x[:5]), rows, state,
-            D, N=N, NP=triton.next_power_of_2(N), BLOCK=block, num_warps=4,
+            D, N=N, NP=triton.next_power_of_2(N), BLOCK=block, num_warps=4, **overlapped(x.u),
         )  # fmt: skip
     return y

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..devices import slots_of
+from ..devices import overlapped, slots_of
 
 BLOCK = 512  # channels of a program
 
@@ -14,8 +14,11 @@ def _step(  # type: ignore[no-untyped-def]
     x, gate, y, x_row, gate_row,  # [B, D], and strides of rows
     weight, bias,  # [D, K], [D]
     rows, inputs,  # [B], [slots, K - 1, D]
-    D, K: tl.constexpr, BLOCK: tl.constexpr, BIAS: tl.constexpr, GATE: tl.constexpr,
+    D, K: tl.constexpr, BLOCK: tl.constexpr, BIAS: tl.constexpr, GATE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     i = tl.program_id(0)
     slot = tl.load(rows + i).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -63,6 +66,7 @@ def step(
         _step[(B, triton.cdiv(D, block))](
             x, x if gate is None else gate, y, x.stride(0), 0 if gate is None else gate.stride(0),
             weight.contiguous(), weight if bias is None else bias, rows, inputs,
-            D, K=weight.shape[1], BLOCK=block, BIAS=bias is not None, GATE=gate is not None, num_warps=4,
+            D, K=weight.shape[1], BLOCK=block, BIAS=bias is not None, GATE=gate is not None,
+            num_warps=4, **overlapped(x),
         )  # fmt: skip
     return y

@@ -3,7 +3,8 @@
     y_i = sum_{i-W < j <= i} softmax_j(q_i·k_j * scale) v_j
 
 The state is a ring: position p lies in slot p mod W, so it holds exactly the keys that the window can still see
-(flash-attn's window (window_size // 2, 0) is inclusive: W = window_size // 2 + 1). Keys are stored rotated.
+(flash-attn's window (window_size // 2, 0) is inclusive: W = window_size // 2 + 1). Keys are stored rotated, and
+those of a head one after the other, since a step reads all of them.
 """
 
 import torch
@@ -30,7 +31,7 @@ def prefill(
     Args:
         q, k, v: `[T, H, head_dim]`, q and k rotated where the model rotates.
         position: `[B]` int64, tokens read before these.
-        ring: keys and values `[B, W, H, head_dim]`; None for the start of a sequence.
+        ring: keys and values `[B, H, W, head_dim]`; None for the start of a sequence.
 
     Returns:
         y `[T, H, head_dim]` and the new ring.
@@ -43,7 +44,7 @@ def prefill(
         empty = q.new_zeros(batch, window - 1, heads, head_dim)
         previous = (empty, empty)
     else:
-        previous = tuple(x[rows, earlier % window] * known[..., None, None] for x in ring)  # type: ignore[assignment]
+        previous = tuple(x.transpose(1, 2)[rows, earlier % window] * known[..., None, None] for x in ring)  # type: ignore[assignment]
     keys, values = (torch.cat([p, packing.pad(x)], dim=1) for p, x in zip(previous, (k, v), strict=True))
     seen = torch.cat([known, known.new_ones(batch, packing.longest)], dim=1)
 
@@ -68,20 +69,20 @@ def prefill(
         padded = torch.cat([x.new_zeros(batch, 1, heads, head_dim), x], dim=1)  # place -1 becomes 0
         fresh = x.new_zeros(batch, window, heads, head_dim)
         fresh[rows, slots % window] = padded[rows, newest + 1]
-        new_ring.append(fresh)
+        new_ring.append(fresh.transpose(1, 2).contiguous())
     return packing.unpad(y).to(v.dtype), (new_ring[0], new_ring[1])
 
 
 def step(q: Tensor, k: Tensor, v: Tensor, scale: float, position: Tensor, ring: tuple[Tensor, Tensor]) -> Tensor:
     """One token a sequence: q, k, v `[B, H, head_dim]` -> y `[B, H, head_dim]`; the ring is updated in place."""
     keys, values = ring
-    window = keys.shape[1]
+    window = keys.shape[2]
     rows = torch.arange(q.shape[0], device=q.device)
-    keys[rows, position % window] = k
-    values[rows, position % window] = v
+    keys[rows, :, position % window] = k
+    values[rows, :, position % window] = v
     slot = torch.arange(window, device=q.device)
     empty = slot > position[:, None]  # before the ring has gone round once, later slots were never written
     wide = sum_dtype(q)
-    scores = torch.einsum("bhd,bjhd->bhj", q.to(wide), keys.to(wide)) * scale
+    scores = torch.einsum("bhd,bhjd->bhj", q.to(wide), keys.to(wide)) * scale
     weights = scores.masked_fill(empty[:, None], float("-inf")).softmax(-1)
-    return torch.einsum("bhj,bjhd->bhd", weights, values.to(wide)).to(v.dtype)
+    return torch.einsum("bhj,bhjd->bhd", weights, values.to(wide)).to(v.dtype)

@@ -155,9 +155,11 @@ def prefill(
             new_s = (features_k * until_fold[..., None]).transpose(-1, -2) @ vc + s * gamma[..., None] ** FOLD
         s, z = torch.where(full, new_s.to(stored).to(wide), s), torch.where(full[..., 0], new_z, z)
     y = torch.cat(outputs, dim=2).transpose(1, 2)[row, place] if outputs else v_.transpose(1, 2)[row, place]
-    last = (end - end % FOLD).clamp(max=max(0, longest - FOLD))[:, None] + age  # a row that ends with a fold has none
+    last = (end - end % FOLD).clamp(max=max(0, longest - FOLD))[:, None] + age
     batch = torch.arange(packing.batch, device=q.device)[:, None]
-    return y.to(v.dtype), TaylorState(s.to(stored), z.to(stored), keys[batch, last], values[batch, last])
+    unused = (age >= (end % FOLD)[:, None])[..., None, None]
+    recent = [x[batch, last].masked_fill(unused, 0) for x in (keys, values)]
+    return y.to(v.dtype), TaylorState(s.to(stored), z.to(stored), *recent)
 
 
 def step(

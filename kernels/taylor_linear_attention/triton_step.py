@@ -1,9 +1,14 @@
 """Taylor linear attention, one token a sequence, in Triton: the equations and the state of `reference.py`, in float32.
 
-A program has one sequence and head (and a block of dv): it walks the state S `[F, dv]` a tile of features at a time and
-makes phi(q) of a tile in registers: feature f is x_a x_b, with a and b from a table and the number 1 in place d of x.
-It attends to the tokens beside S; only where these are complete, one step in FOLD, it walks S again and folds them in.
-With FOLD = 1 no token lies beside S: each tile is written as it passes, and a step is the plain recurrence in one pass.
+A program has one sequence and head (and a block of dv), and walks the state S `[F, dv]`. With x_b = q_b sqrt(scale) its
+rows are read as they lie, 1, then x_b, then x_a x_b for each a and b >= a, so that no table of features is needed:
+
+    phi(q)·S = S_0 + sum_b x_b ( S_b + sum_{a <= b} x_a c_ab S_ab ),    c_ab = sqrt(1/2) where a = b, else 1
+
+What stands in the brackets is summed in a tile `[d, dv]` of registers, and over b only at the end: a sum over threads
+for each a would hold up the loads. Then it attends to the tokens beside S. Where these are complete, one step in FOLD,
+a second kernel folds them in; in the first it would take registers, and fewer programs would run at a time. With FOLD =
+1 no token lies beside S: each tile is written as it passes, and a step is the plain recurrence in one pass.
 
 Sequences live in slots: row i of q, k, v belongs to slot rows[i] of the state.
 """
@@ -17,64 +22,39 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..devices import slots_of
+from ..devices import arrivals, overlapped, slots_of
 from .reference import TaylorState, n_features
 
 HALF_ROOT = tl.constexpr(sqrt(0.5))
 
 
 class Config(NamedTuple):
-    """How the work is cut; numbers are powers of two."""
+    """How the work is cut; numbers are powers of two.
 
-    features: int = 32  # of a tile
-    values: int = 128  # most value dimensions of a program
-    warps: int = 4
+    Attributes:
+        values: most value dimensions of a program.
+        registers: most of a thread, so that more programs run at a time; None leaves it to the compiler.
+    """
+
+    values: int
+    warps: int
+    registers: int | None = None
 
 
-WIDE = Config()
-NARROW = Config(features=64, values=16, warps=1)  # where sequences and heads alone are too few programs
+MANY = Config(values=128, warps=1)
+FEW = Config(values=16, warps=1)  # where sequences and heads alone are too few programs
 FEW_PROGRAMS = 128
+FOLD_TILE, FOLD_WARPS = 32, 4
+FOLD_PROGRAMS = (
+    1024  # about as many as run at a time: most steps have nothing to fold, and launching should cost little
+)
 
 
 @triton.jit
-def _phi(x, pairs, f, ROOT: tl.constexpr, D: tl.constexpr, F: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Features f of x scaled by ROOT = sqrt(scale); 0 from F on."""
-    pair = tl.load(pairs + f, mask=f < F, other=0)
-    a, b = pair >> 8, pair & 255
-    x_a = tl.load(x + a, mask=(f < F) & (a < D), other=0.0).to(tl.float32) * ROOT
-    x_b = tl.load(x + b, mask=(f < F) & (b < D), other=0.0).to(tl.float32) * ROOT
-    phi = tl.where(a < D, x_a, 1.0) * tl.where(b < D, x_b, 1.0)
-    phi *= tl.where((a == b) & (a < D), HALF_ROOT, 1.0)
-    return tl.where(f < F, phi, 0.0)
-
-
-@triton.jit
-def _fold(  # type: ignore[no-untyped-def]
-    k, v_now, e, s, z, keys, values, pairs, log_gamma, older, features,
-    H: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, F: tl.constexpr, FOLD: tl.constexpr, TILE: tl.constexpr,
-    ROOT: tl.constexpr, SPLIT: tl.constexpr, DECAY: tl.constexpr,
-):  # fmt: skip
-    """S and z plus the tokens beside S and the new one, a tile at a time; bounds are numbers, lest it unrolls."""
-    in_e = e < DV
-    for start in range(0, features, TILE):
-        f = start + tl.arange(0, TILE)
-        inside = (f < F)[:, None] & in_e[None, :]
-        s_tile = tl.load(s + f[:, None] * DV + e[None, :], mask=inside, other=0.0).to(tl.float32)
-        if DECAY:
-            s_tile *= tl.exp2(log_gamma * FOLD)
-        z_sum = _phi(k, pairs, f, ROOT, D, F)
-        s_tile += z_sum[:, None] * v_now.to(tl.float32)[None, :]
-        for j in range(older):
-            phi = _phi(keys + j * (H * D), pairs, f, ROOT, D, F)
-            v_then = tl.load(values + j * (H * DV) + e, mask=in_e, other=0.0).to(tl.float32)
-            z_sum += phi
-            if DECAY:
-                phi *= tl.exp2(log_gamma * (older - j).to(tl.float32))
-            s_tile += phi[:, None] * v_then[None, :]
-        tl.store(s + f[:, None] * DV + e[None, :], s_tile.to(s.dtype.element_ty), mask=inside)
-        if not SPLIT:
-            z_sum += tl.load(z + f, mask=f < F, other=0.0).to(tl.float32)
-            tl.store(z + f, z_sum.to(z.dtype.element_ty), mask=f < F)
+def _load(s, z, f, e, in_f, in_e, DV: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Rows f of S and z."""
+    s_tile = tl.load(s + f[:, None] * DV + e[None, :], mask=in_f[:, None] & in_e[None, :], other=0.0)
+    return s_tile, tl.load(z + f, mask=in_f, other=0.0)
 
 
 @triton.jit
@@ -83,98 +63,147 @@ def _step(  # type: ignore[no-untyped-def]
     q_row, q_head, k_row, k_head, v_row, v_head,  # strides
     rows, position,  # [B], [slots]
     s, z, keys, values,  # [slots, H, F, dv], [slots, H, F], [slots, FOLD, H, d or dv]
-    pairs,  # [F]
     gamma,  # [H], if DECAY
-    features,  # F, as a number that no loop is unrolled for
+    arrived,  # [B H], zeros before and after, if FOLD = 1 and SPLIT
     H: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, F: tl.constexpr, FOLD: tl.constexpr,
-    DP: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
-    ROOT: tl.constexpr, SPLIT: tl.constexpr, DECAY: tl.constexpr,
+    DP: tl.constexpr, JP: tl.constexpr, BLOCK: tl.constexpr,
+    ROOT: tl.constexpr, SPLIT: tl.constexpr, DECAY: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """SPLIT: several programs read z, so that none may write it."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     i, h = tl.program_id(0) // H, tl.program_id(0) % H
     slot = tl.load(rows + i).to(tl.int64)
-    e, d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, DP)
-    in_e, in_d = e < DV, d < D
+    e, b = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, DP)
+    in_e, in_b = e < DV, b < D
     q += i * q_row + h * q_head
     k += i * k_row + h * k_head
     keys += (slot * FOLD * H + h) * D  # of the token at place 0; tokens are H * D apart
     values += (slot * FOLD * H + h) * DV
     s += (slot * H + h) * (F * DV)
     z += (slot * H + h) * F
-    k_now = tl.load(k + d, mask=in_d, other=0.0)
-    v_now = tl.load(v + i * v_row + h * v_head + e, mask=in_e, other=0.0)
-    q_all = tl.load(q + d, mask=in_d, other=0.0).to(tl.float32) * (ROOT * ROOT)
-    similarity = tl.sum(q_all * k_now.to(tl.float32), axis=0)
-    total = 1.0 + similarity + similarity * similarity * 0.5
-    y_sum = total * v_now.to(tl.float32)
-    if DECAY:
-        log_gamma = tl.log2(tl.load(gamma + h).to(tl.float32))
-        since = log_gamma  # of the decay since the last fold
     if FOLD > 1:
         place = (tl.load(position + slot) % FOLD).to(tl.int32)
-        if tl.program_id(1) == 0:
-            tl.store(keys + place * (H * D) + d, k_now, mask=in_d)
-        tl.store(values + place * (H * DV) + e, v_now, mask=in_e)
-        j = tl.arange(0, FOLD)
+    s_first, z_first = _load(s, z, 1 + b, e, in_b, in_e, DV)
+    s_next, z_next = _load(s, z, 1 + D + b, e, in_b, in_e, DV)
+    s_0 = tl.load(s + e, mask=in_e, other=0.0).to(tl.float32)
+    z_0 = tl.load(z).to(tl.float32)
+    k_now = tl.load(k + b, mask=in_b, other=0.0)
+    v_now = tl.load(v + i * v_row + h * v_head + e, mask=in_e, other=0.0)
+    x_b = tl.load(q + b, mask=in_b, other=0.0).to(tl.float32) * ROOT
+    k_b, v_e = k_now.to(tl.float32) * ROOT, v_now.to(tl.float32)
+    since = 1.0  # of S, by how much it decayed since the last fold
+    if DECAY:
+        log_gamma = tl.log2(tl.load(gamma + h).to(tl.float32))
+        since = tl.exp2(log_gamma)
+    acc, z_acc = s_first.to(tl.float32), z_first.to(tl.float32)
+    if FOLD == 1:
+        place_b = s + (1 + b)[:, None] * DV + e[None, :]
+        s_b = acc * since + k_b[:, None] * v_e[None, :]
+        tl.store(s + e, (s_0 * since + v_e).to(s.dtype.element_ty), mask=in_e)
+        tl.store(place_b, s_b.to(s.dtype.element_ty), mask=in_b[:, None] & in_e[None, :])
+        if not SPLIT:
+            tl.store(z, (z_0 + 1.0).to(z.dtype.element_ty))
+            tl.store(z + 1 + b, (z_acc + k_b).to(z.dtype.element_ty), mask=in_b)
+    for a in tl.static_range(D):
+        f = 1 + D + a * D - a * (a + 1) // 2 + b  # of x_a x_b
+        in_f = in_b & (b >= a)
+        s_tile, z_tile = s_next.to(tl.float32), z_next.to(tl.float32)
+        if a + 1 < D:  # asked for before this one is used
+            s_next, z_next = _load(s, z, f + D - a - 1, e, in_b & (b > a), in_e, DV)
+        c = tl.where(b == a, HALF_ROOT, 1.0)
+        x = tl.load(q + a).to(tl.float32) * ROOT * c
+        acc += x[:, None] * s_tile
+        z_acc += x * z_tile
+        if FOLD == 1:
+            phi = tl.load(k + a).to(tl.float32) * ROOT * c * k_b
+            s_tile = s_tile * since + phi[:, None] * v_e[None, :]
+            place_f = s + f[:, None] * DV + e[None, :]
+            tl.store(place_f, s_tile.to(s.dtype.element_ty), mask=in_f[:, None] & in_e[None, :])
+            if not SPLIT:
+                tl.store(z + f, (z_tile + phi).to(z.dtype.element_ty), mask=in_f)
+    read = s_0 + tl.sum(x_b[:, None] * acc, axis=0)
+    similarity = tl.sum(x_b * k_b, axis=0)
+    weight = 1.0 + similarity + similarity * similarity * 0.5
+    total = z_0 + tl.sum(x_b * z_acc, axis=0) + weight
+    y_sum = weight * v_e
+    if FOLD > 1:
+        j = tl.arange(0, JP)
         before = j < place
-        k_before = tl.load(keys + j[:, None] * (H * D) + d[None, :], mask=before[:, None] & in_d[None, :], other=0.0)
-        v_before = tl.load(values + j[:, None] * (H * DV) + e[None, :], mask=before[:, None] & in_e[None, :], other=0.0)
-        similarities = tl.sum(q_all[None, :] * k_before.to(tl.float32), axis=1)
+        k_j = tl.load(keys + j[:, None] * (H * D) + b[None, :], mask=before[:, None] & in_b[None, :], other=0.0)
+        v_j = tl.load(values + j[:, None] * (H * DV) + e[None, :], mask=before[:, None] & in_e[None, :], other=0.0)
+        similarities = tl.sum(x_b[None, :] * (k_j.to(tl.float32) * ROOT), axis=1)
         weights = tl.where(before, 1.0 + similarities + similarities * similarities * 0.5, 0.0)
         total += tl.sum(weights, axis=0)
         if DECAY:
             weights *= tl.exp2(log_gamma * tl.where(before, place - j, 0).to(tl.float32))
-            since *= (place + 1).to(tl.float32)
-        y_sum += tl.sum(weights[:, None] * v_before.to(tl.float32), axis=0)
-    read = tl.zeros([BLOCK], tl.float32)
-    for start in tl.static_range(0, F, TILE):
-        f = start + tl.arange(0, TILE)
-        inside = (f < F)[:, None] & in_e[None, :]
-        phi = _phi(q, pairs, f, ROOT, D, F)
-        s_tile = tl.load(s + f[:, None] * DV + e[None, :], mask=inside, other=0.0).to(tl.float32)
-        z_tile = tl.load(z + f, mask=f < F, other=0.0).to(tl.float32)
-        read += tl.sum(phi[:, None] * s_tile, axis=0)
-        total += tl.sum(phi * z_tile, axis=0)
-        if FOLD == 1:
-            phi_k = _phi(k, pairs, f, ROOT, D, F)
-            if DECAY:
-                s_tile *= tl.exp2(log_gamma)
-            s_tile += phi_k[:, None] * v_now.to(tl.float32)[None, :]
-            tl.store(s + f[:, None] * DV + e[None, :], s_tile.to(s.dtype.element_ty), mask=inside)
-            if not SPLIT:
-                tl.store(z + f, (z_tile + phi_k).to(z.dtype.element_ty), mask=f < F)
-    if DECAY:
-        read *= tl.exp2(since)
-    tl.store(y + (i * H + h) * DV + e, ((y_sum + read) / total).to(y.dtype.element_ty), mask=in_e)
-    if FOLD > 1:
-        complete = place == FOLD - 1
-        if complete:
-            log2_gamma = log_gamma if DECAY else 0.0
-            _fold(
-                k, v_now, e, s, z, keys, values, pairs, log2_gamma, place, features,
-                H, D, DV, F, FOLD, TILE, ROOT, SPLIT, DECAY,
-            )  # fmt: skip
+            since = tl.exp2(log_gamma * (place + 1).to(tl.float32))
+        y_sum += tl.sum(weights[:, None] * v_j.to(tl.float32), axis=0)
+        if tl.program_id(1) == 0:
+            tl.store(keys + place * (H * D) + b, k_now, mask=in_b)
+        tl.store(values + place * (H * DV) + e, v_now, mask=in_e)
+    tl.store(y + (i * H + h) * DV + e, ((y_sum + read * since) / total).to(y.dtype.element_ty), mask=in_e)
+    if FOLD == 1 and SPLIT:
+        # All programs of a head read z: the last to come here writes it.
+        tl.debug_barrier()
+        if tl.atomic_add(arrived + tl.program_id(0), 1) == tl.num_programs(1) - 1:
+            tl.store(z, (z_0 + 1.0).to(z.dtype.element_ty))
+            tl.store(z + 1 + b, (z_first.to(tl.float32) + k_b).to(z.dtype.element_ty), mask=in_b)
+            row = tl.arange(0, DP)  # a
+            pair = 1 + D + (row * D - row * (row + 1) // 2)[:, None] + b[None, :]
+            in_pair = in_b[None, :] & (b[None, :] >= row[:, None])
+            k_a = tl.load(k + row, mask=row < D, other=0.0).to(tl.float32) * ROOT
+            phi_ab = k_a[:, None] * k_b[None, :] * tl.where(row[:, None] == b[None, :], HALF_ROOT, 1.0)
+            z_ab = tl.load(z + pair, mask=in_pair, other=0.0).to(tl.float32) + phi_ab
+            tl.store(z + pair, z_ab.to(z.dtype.element_ty), mask=in_pair)
+            tl.store(arrived + tl.program_id(0), 0)
 
 
 @triton.jit
-def _fold_normaliser(  # type: ignore[no-untyped-def]
-    k, k_row, k_head,
-    rows, position, z, keys, pairs,
-    H: tl.constexpr, D: tl.constexpr, F: tl.constexpr, FOLD: tl.constexpr, FP: tl.constexpr, ROOT: tl.constexpr,
+def _fold(  # type: ignore[no-untyped-def]
+    rows, position,  # [B], [slots]
+    s, z, keys, values,  # as of _step
+    gamma,  # [H], if DECAY
+    pairs,  # [F]
+    tiles, heads,  # of a head, and of a program
+    H: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, F: tl.constexpr, FOLD: tl.constexpr,
+    JP: tl.constexpr, EP: tl.constexpr, TILE: tl.constexpr,
+    ROOT: tl.constexpr, DECAY: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """z, where several programs had to read it before it is written."""
-    i, h = tl.program_id(0) // H, tl.program_id(0) % H
-    slot = tl.load(rows + i).to(tl.int64)
-    place = (tl.load(position + slot) % FOLD).to(tl.int32)
-    if place == FOLD - 1:
-        f = tl.arange(0, FP)
-        keys += (slot * FOLD * H + h) * D
-        z += (slot * H + h) * F
-        z_sum = tl.load(z + f, mask=f < F, other=0.0).to(tl.float32)
-        z_sum += _phi(k + i * k_row + h * k_head, pairs, f, ROOT, D, F)
-        for j in range(place):
-            z_sum += _phi(keys + j * (H * D), pairs, f, ROOT, D, F)
-        tl.store(z + f, z_sum.to(z.dtype.element_ty), mask=f < F)
+    """S and z plus the tokens beside S, where they are complete, of some heads of a sequence."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    slot = tl.load(rows + tl.program_id(0)).to(tl.int64)
+    if tl.load(position + slot) % FOLD == FOLD - 1:
+        e, j = tl.arange(0, EP), tl.arange(0, JP)
+        in_e, in_j = e < DV, j < FOLD
+        for part in range(0, heads * tiles):
+            h = tl.program_id(1) * heads + part // tiles
+            f = part % tiles * TILE + tl.arange(0, TILE)
+            in_f = (f < F) & (h < H)
+            inside = in_f[:, None] & in_e[None, :]
+            s_place = s + (slot * H + h) * (F * DV) + f[:, None] * DV + e[None, :]
+            z_place = z + (slot * H + h) * F + f
+            s_tile = tl.load(s_place, mask=inside, other=0.0).to(tl.float32)
+            z_tile = tl.load(z_place, mask=in_f, other=0.0).to(tl.float32)
+            token = (slot * FOLD + j) * H + h
+            live = in_j & (h < H)
+            v_j = tl.load(values + token[:, None] * DV + e[None, :], mask=live[:, None] & in_e[None, :], other=0.0)
+            pair = tl.load(pairs + f, mask=f < F, other=0)
+            phi = tl.where((f < F)[:, None] & live[None, :], 1.0, 0.0)
+            for side in tl.static_range(2):  # the number 1 stands in place d of x
+                n = (pair >> 8 if side == 0 else pair & 255)[:, None]
+                x = tl.load(keys + token[None, :] * D + n, mask=live[None, :] & (n < D), other=0.0)
+                phi *= tl.where(n < D, x.to(tl.float32) * ROOT, 1.0)
+            phi *= tl.where((pair >> 8 == (pair & 255)) & (pair < (D << 8)), HALF_ROOT, 1.0)[:, None]
+            tl.store(z_place, (z_tile + tl.sum(phi, axis=1)).to(z.dtype.element_ty), mask=in_f)
+            if DECAY:
+                log_gamma = tl.log2(tl.load(gamma + h, mask=h < H, other=1.0).to(tl.float32))
+                s_tile *= tl.exp2(log_gamma * FOLD)
+                phi *= tl.exp2(log_gamma * tl.where(in_j, FOLD - 1 - j, 0).to(tl.float32))[None, :]
+            s_tile = tl.dot(phi, v_j.to(tl.float32), s_tile, input_precision="tf32x3")
+            tl.store(s_place, s_tile.to(s.dtype.element_ty), mask=inside)
 
 
 @lru_cache(maxsize=32)
@@ -184,7 +213,7 @@ def pairs_of(feature_dim: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         a, b = torch.triu_indices(d, d, dtype=torch.int32)
         single, one = torch.arange(d, dtype=torch.int32), torch.tensor([d], dtype=torch.int32)
-        first, second = torch.cat([one, single, a]), torch.cat([one, one.expand(d), b])
+        first, second = torch.cat([one, one.expand(d), a]), torch.cat([one, single, b])
         return (first * 256 + second).to(device)
 
 
@@ -199,7 +228,7 @@ def step(
     rows: Tensor | None = None,
     config: Config | None = None,
 ) -> Tensor:
-    """`reference.step`; q, k `[B, H, d]`, d < 255, v `[B, H, dv]` -> y `[B, H, dv]`; `state` is updated in place.
+    """`reference.step`; q, k `[B, H, d]`, v `[B, H, dv]` -> y `[B, H, dv]`; `state` is updated in place.
 
     Args:
         position: `[slots]` int64, tokens read before this one.
@@ -210,24 +239,25 @@ def step(
     B, H, D = q.shape
     DV, FOLD, F = v.shape[2], state.recent_keys.shape[1], n_features(D)
     rows = slots_of(rows, q)
-    config = config or (WIDE if B * H > FEW_PROGRAMS else NARROW)
+    config = config or (MANY if B * H > FEW_PROGRAMS else FEW)
     block = min(config.values, triton.next_power_of_2(DV))
     split = triton.cdiv(DV, block)
     y = v.new_empty(B, H, DV)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    if not B:
-        return y
-    pairs = pairs_of(D, q.device)
-    gamma = pairs if decay is None else decay
-    sizes = {"H": H, "D": D, "F": F, "FOLD": FOLD, "ROOT": sqrt(scale)}
-    _step[(B * H, split)](
-        q, k, v, y, *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], rows, position, *state, pairs, gamma, F,
-        **sizes, DV=DV, DP=triton.next_power_of_2(D), TILE=config.features, BLOCK=block,
-        SPLIT=split > 1, DECAY=decay is not None, num_warps=config.warps,
-    )  # fmt: skip
-    if split > 1:
-        _fold_normaliser[(B * H,)](
-            k, *k.stride()[:2], rows, position, state.k_sum, state.recent_keys, pairs,
-            **sizes, FP=triton.next_power_of_2(F), num_warps=1,
+    sizes = {"H": H, "D": D, "DV": DV, "F": F, "FOLD": FOLD, "ROOT": sqrt(scale), "DECAY": decay is not None}
+    sizes |= {"JP": max(16, triton.next_power_of_2(FOLD)), **overlapped(q)}
+    gamma = state.k_sum if decay is None else decay
+    if B:
+        _step[(B * H, split)](
+            q, k, v, y, *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], rows, position, *state, gamma,
+            arrivals(B * H, q.device) if split > 1 else rows, **sizes,
+            DP=max(16, triton.next_power_of_2(D)), BLOCK=block, SPLIT=split > 1,
+            num_warps=config.warps, maxnreg=config.registers,
+        )  # fmt: skip
+    if B and FOLD > 1:
+        heads = max(1, B * H // FOLD_PROGRAMS)
+        _fold[(B, triton.cdiv(H, heads))](
+            rows, position, *state, gamma, pairs_of(D, q.device), triton.cdiv(F, FOLD_TILE), heads, **sizes,
+            EP=triton.next_power_of_2(DV), TILE=FOLD_TILE, num_warps=FOLD_WARPS, num_stages=1,
         )  # fmt: skip
     return y

@@ -143,7 +143,7 @@ def test_windowed_and_full_attention(window):
         state = tuple(torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 1)) for x in state)
         y = full_attention.step(*last, 0.5, position, state)
     else:
-        assert state[0].shape[1] == window, "the ring holds exactly the keys of the window"
+        assert state[0].shape[2] == window, "the ring holds exactly the keys of the window"
         y = sliding.step(*last, 0.5, position, state)
     torch.testing.assert_close(y, torch.stack([w[-1] for w in want]), **TIGHT)
 

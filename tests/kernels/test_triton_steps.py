@@ -49,7 +49,7 @@ def assert_close(name: str, got: Tensor, want: Tensor, dtype: torch.dtype) -> No
 
 def check_taylor(
     dtype: torch.dtype, device: str, batch: int, heads: int, d: int, dv: int, fold: int, decay: bool = False,
-    cut: tuple[int, int, int] | None = None, steps: int | None = None, state_dtype: torch.dtype = torch.float32,
+    cut: tuple[int, int] | None = None, steps: int | None = None, state_dtype: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
     """Steps over a whole period of folds, in rows of slots that stand at different places of it."""
     from recall_evals.kernels.taylor_linear_attention.triton_step import Config, step
@@ -102,7 +102,7 @@ def check_sliding(dtype: torch.dtype, device: str, batch: int, heads: int, e: in
 
     inputs = Inputs(dtype, device)
     slots = batch + SLOTS
-    rings = [inputs.rand(slots, window, heads, e) for _ in range(2)]
+    rings = [inputs.rand(slots, heads, window, e) for _ in range(2)]
     wanted, given = ([x[i] for x in rings] for i in (0, 1))
     rows = inputs.rows(batch)
     position = torch.arange(slots) * 7 % (2 * window + 1)
@@ -159,6 +159,16 @@ def check_norm(dtype: torch.dtype, device: str, batch: int, width: int) -> None:
         assert_close("y", got[1], want[1], dtype)
 
 
+def check_linear(dtype: torch.dtype, device: str, batch: int, width: int, outputs: int, bias: bool) -> None:
+    from recall_evals.kernels.linear.triton_few_rows import linear
+
+    inputs = Inputs(dtype, device)
+    (x_, x), (weight_, weight) = inputs.rand(batch, 2 * width), inputs.rand(outputs, width)
+    bias_, b = inputs.rand(outputs) if bias else (None, None)
+    got = linear(x[:, width:], weight, b)
+    assert_close("y", got, torch.nn.functional.linear(x_[:, width:], weight_, bias_), dtype)
+
+
 def check_gate(dtype: torch.dtype, device: str, batch: int, width: int) -> None:
     from recall_evals.kernels.gated_activation.triton_gate import silu_gate
 
@@ -212,13 +222,14 @@ def check_choice(dtype: torch.dtype, device: str, batch: int, vocabulary: int) -
 FLOAT, HALF = torch.float32, torch.bfloat16
 SMALL: list[tuple[Callable[..., None], tuple]] = [
     *((check_taylor, case) for case in (
-        (3, 2, 16, 20, 16), (2, 1, 8, 16, 4, True, (16, 16, 1)), (1, 2, 5, 7, 1, False, (32, 4, 1)),
-        (2, 2, 3, 9, 1, True), (2, 3, 16, 5, 2, False, (64, 8, 4)),
+        (3, 2, 16, 20, 16), (2, 1, 8, 20, 4, True, (16, 1)), (1, 2, 5, 7, 1, False, (4, 1)),
+        (2, 2, 3, 9, 1, True), (2, 3, 16, 5, 2, False, (8, 2)),
     )),
     *((check_sliding, case) for case in ((3, 2, 8, 5, 4), (2, 1, 7, 40, 2), (1, 3, 6, 33, 0))),
     *((check_convolution, case) for case in ((3, 20, 3, False, True), (2, 7, 4, True, False), (1, 600, 2, True, True))),
     *((check_norm, case) for case in ((3, 24), (1, 100))),
     *((check_gate, case) for case in ((3, 24), (1, 1100))),
+    *((check_linear, case) for case in ((1, 24, 7, False), (2, 5000, 3, True))),
     *((check_scan, case) for case in ((3, 20, 16), (2, 70, 5))),
     *((check_choice, case) for case in ((3, 1), (2, 50), (2, 5000))),
 ]  # fmt: skip
@@ -245,6 +256,7 @@ REAL: list[tuple[Callable[..., None], tuple]] = [
     *((check_convolution, case) for case in ((128, 3584, 3, False, True), (1, 2049, 4, True, False))),
     *((check_norm, case) for case in ((128, 1792), (1, 2048), (513, 100))),
     *((check_gate, case) for case in ((128, 3584), (1, 100))),
+    *((check_linear, case) for case in ((1, 1792, 50264, False), (2, 3584, 1792, True), (1, 16384, 100, False))),
     *((check_scan, case) for case in ((128, 4096, 16), (1, 1030, 5))),
     *((check_choice, case) for case in ((128, 50264), (1, 50257), (513, 257))),
 ]  # fmt: skip

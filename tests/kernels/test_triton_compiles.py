@@ -1,0 +1,98 @@
+"""The Triton forms of the decoding steps compile for a GPU where there is none: the interpreter lets pass what the
+compiler refuses (a name that changes its type, a shape that depends on data).
+
+Run as a script in a process of its own, since it replaces Triton's driver.
+"""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+
+HOPPER = 90
+FLOAT, HALF = torch.float32, torch.bfloat16
+
+
+class NoDevice:
+    """What Triton asks of a driver in order to compile."""
+
+    def __init__(self) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self.target = GPUTarget("cuda", HOPPER, 32)
+
+    def get_current_target(self):
+        return self.target
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def compile_all() -> None:
+    import triton
+    from triton.runtime.jit import JITFunction
+
+    from recall_evals.kernels import devices
+    from recall_evals.kernels.gated_activation.triton_gate import silu_gate
+    from recall_evals.kernels.greedy_choice.triton_choice import greedy_choice
+    from recall_evals.kernels.linear.triton_few_rows import linear
+    from recall_evals.kernels.rms_norm.triton_norm import add_rms_norm
+    from recall_evals.kernels.selective_scan.reference import GatedInputs
+    from recall_evals.kernels.selective_scan.triton_step import gated_step
+    from recall_evals.kernels.short_convolution.triton_step import step as convolution
+    from recall_evals.kernels.sliding_window_attention.triton_step import step as sliding
+    from recall_evals.kernels.taylor_linear_attention.reference import TaylorState, n_features
+    from recall_evals.kernels.taylor_linear_attention.triton_step import MANY
+    from recall_evals.kernels.taylor_linear_attention.triton_step import step as taylor
+
+    compiled = []
+    run = JITFunction.run
+
+    def only_compile(self, *args, grid, warmup, **options):
+        compiled.append(run(self, *args, grid=grid, warmup=True, **options).name)
+
+    JITFunction.run = only_compile
+    triton.runtime.driver.set_active(NoDevice())
+    devices._overlaps = lambda device: True
+
+    def rand(*shape, dtype=HALF):
+        return torch.zeros(shape, dtype=dtype)
+
+    position = torch.zeros(4, dtype=torch.int64)
+    for fold, state, decay, config in ((16, FLOAT, None, None), (1, HALF, rand(2), None), (16, HALF, rand(2), MANY)):
+        s, z = rand(4, 2, n_features(16), 112, dtype=state), rand(4, 2, n_features(16), dtype=state)
+        remembered = TaylorState(s, z, rand(4, fold, 2, 16), rand(4, fold, 2, 112))
+        q, k = rand(2, 1, 2, 16)
+        taylor(q, k, rand(1, 2, 112), 0.25, position, remembered, decay, config=config)
+    q, k, v = rand(1, 3, 2, 112).unbind(1)
+    sliding(q, k, v, (rand(1, 56), rand(1, 56)), 0.1, position, (rand(4, 2, 129, 112), rand(4, 2, 129, 112)))
+    convolution(rand(1, 64), rand(64, 3), rand(64), rand(1, 64), rand(4, 2, 64))
+    silu_gate(rand(1, 64), rand(1, 64))
+    greedy_choice(rand(2, 20_000))
+    linear(rand(2, 1792), rand(64, 1792), rand(64))
+    add_rms_norm(rand(1, 64, dtype=FLOAT), rand(1, 64), rand(64), 1e-5, True)
+    inputs = GatedInputs(*(rand(1, 64) for _ in range(3)), rand(1, 16), rand(1, 16), rand(64), rand(64, 16), rand(64))
+    gated_step(inputs, rand(4, 64, 16, dtype=FLOAT))
+    wanted = {"_step", "_fold", "_gate", "_choose", "_product", "_add_norm"}
+    assert set(compiled) == wanted and len(compiled) == 12, compiled
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None,
+    reason="needs triton; would compile the decoding kernels for a GPU",
+)
+def test_decoding_kernels_compile_for_a_gpu(tmp_path):
+    from os import environ, pathsep
+
+    there = environ | {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, __file__], env=there, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    compile_all()
