@@ -10,6 +10,7 @@ import sys
 
 # As in the entry-point group `lm_eval.models` of pyproject.toml; the classes stand in recall_evals.adapters.lm.
 MODELS = {"based": "BasedLM", "attention": "AttentionLM", "mamba": "MambaLM"}
+MODELS |= {"h3": "H3LM", "hyena": "HyenaLM", "rwkv": "RWKVLM"}
 
 
 def register_models(models):

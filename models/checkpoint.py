@@ -16,8 +16,8 @@ from .fields import shown
 from .hub import fetch_from_hub
 from .weights import read_index, read_tensors
 
-# safetensors first; a .bin is a pickle and is read without running code.
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# safetensors first; the others are pickles, read without running code. H3's releases are called model.pt.
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pt")
 
 
 @dataclass(frozen=True)

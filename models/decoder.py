@@ -1,4 +1,4 @@
-"""The pre-norm residual decoder that the attention, BASED and JRT models share; they differ in their mixers.
+"""The pre-norm residual decoder that most architectures share; they differ in their mixers.
 
     r <- r + h;  h = mixer(norm1(r));  r <- r + h;  h = mlp(norm2(r));  after the last block r <- r + h
     logits = lm_head(ln_f(r))
@@ -9,14 +9,14 @@ Module names are those of the published files, so that a state dict loads and sa
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.gated_activation.dispatch import silu_gate
-from ..kernels.linear.reference import linear
+from ..kernels.linear.dispatch import linear
 from ..kernels.packing import Packing
 from ..kernels.rms_norm.dispatch import add_rms_norm
 from ..kernels.rms_norm.reference import add
@@ -112,6 +112,18 @@ class LayerNorm(nn.LayerNorm):
         return stream, super().forward(stream.to(self.weight.dtype))
 
 
+class MLP(nn.Module):
+    """fc2(gelu(fc1 x)), GELU by its tanh approximation."""
+
+    def __init__(self, config: DecoderConfig, hidden: int):
+        super().__init__()
+        self.fc1 = Linear(config.d_model, hidden, bias=config.fc1_bias)
+        self.fc2 = Linear(hidden, config.d_model, bias=config.fc2_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
 class GatedMLP(nn.Module):
     """base: fc2(a * act(b)) with (a, b) the halves of fc1 x; alt: fc2(act(fc1 x) * fc3 x)."""
 
@@ -141,7 +153,7 @@ class Block(nn.Module):
         super().__init__()
         self.mixer = mixer
         self.norm1 = make_norm(config)
-        self.mlp = GatedMLP(config, mlp_hidden)
+        self.mlp = (MLP if config.activation == "gelu_tanh" else GatedMLP)(config, mlp_hidden)
         self.norm2 = make_norm(config)
 
 
@@ -165,57 +177,12 @@ class Transformer(nn.Module):
         self.ln_f = make_norm(config)
 
 
-class Decoder(SequenceModel):
-    """The shared network; a subclass says which mixer a layer has.
-
-    Args:
-        config: the published config.json.
-        shapes: shapes of the tensors in the checkpoint by name, which overrule what the configuration leaves open
-            (MLP width, whether a convolution has a bias); None for a new model.
-    """
-
-    def __init__(self, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None = None):
-        super().__init__()
-        self.config = dict(config)
-        self.settings = DecoderConfig.from_published(config, shapes)
-        self.positions = self.settings.n_positions or None
-        shapes = shapes or {}
-        blocks = []
-        for i in range(self.settings.n_layers):
-            fc2 = shapes.get(f"transformer.layers.{i}.mlp.fc2.weight")
-            hidden = fc2[1] if fc2 is not None and len(fc2) == 2 else self.settings.mlp_hidden
-            blocks.append(Block(self.settings, self.make_mixer(i, shapes), hidden))
-        self.transformer = Transformer(self.settings, blocks)
-        self.lm_head = Linear(self.settings.d_model, self.settings.padded_vocab, bias=False)
-        self.tie()
+class LayeredModel(SequenceModel):
+    """A model whose state is that of its mixers, one after the other; a subclass says what stands between them."""
 
     @abstractmethod
-    def make_mixer(self, layer: int, shapes: Mapping[str, tuple[int, ...]]) -> Mixer: ...
-
-    def tie(self) -> None:
-        if self.settings.tied:
-            self.lm_head.weight = self.transformer.embeddings.word_embeddings.weight
-
-    @property
-    def embedding(self) -> nn.Embedding:
-        return self.transformer.embeddings.word_embeddings
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.lm_head(hidden)
-
     def _blocks(self, tokens: Tensor, positions: Tensor, mix: Callable[[int, Mixer, Tensor], Tensor]) -> Tensor:
-        """The residual stream around `mix(layer, mixer, x)`."""
-        hidden = self.transformer.embeddings(tokens, positions)
-        stream: Tensor | None = None
-        in_float32 = self.settings.residual_in_fp32
-        for i, block in enumerate(self.transformer.layers):
-            assert isinstance(block, Block)
-            stream, x = block.norm1(stream, hidden, in_float32)
-            hidden = mix(i, block.mixer, x)
-            stream, x = block.norm2(stream, hidden, in_float32)
-            hidden = block.mlp(x)
-        _, x = self.transformer.ln_f(stream, hidden, in_float32)
-        return x
+        """The network around `mix(i, mixer, x)`: tokens and their positions `[T]` -> hidden vectors `[T, D]`."""
 
     def extend(
         self, tokens: Tensor, packing: Packing, state: State | None, pads: Tensor | None = None
@@ -240,6 +207,77 @@ class Decoder(SequenceModel):
         hidden = self._blocks(tokens, position, lambda i, mixer, x: mixer.step(x, stepping, state.layers[i]))
         state.count(rows)
         return hidden
+
+
+class Decoder(LayeredModel):
+    """The shared network; a subclass says which mixer a layer has.
+
+    Args:
+        config: the published config.json.
+        shapes: shapes of the tensors in the checkpoint by name, which overrule what the configuration leaves open
+            (MLP width, whether a convolution has a bias); None for a new model.
+    """
+
+    stack_name: ClassVar[str] = "transformer"  # what the published files call everything but the head
+
+    def __init__(self, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None = None):
+        super().__init__()
+        self.config = dict(config)
+        self.settings = self.read_config(config, shapes)
+        self.positions = self.settings.n_positions or None
+        shapes = shapes or {}
+        blocks = []
+        for i in range(self.settings.n_layers):
+            fc2 = shapes.get(f"{self.stack_name}.layers.{i}.mlp.fc2.weight")
+            hidden = fc2[1] if fc2 is not None and len(fc2) == 2 else self.settings.mlp_hidden
+            blocks.append(Block(self.settings, self.make_mixer(i, shapes), hidden))
+        self.add_module(self.stack_name, Transformer(self.settings, blocks))
+        self.lm_head = Linear(self.settings.d_model, self.settings.padded_vocab, bias=False)
+        self.tie()
+
+    @classmethod
+    def read_config(cls, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None) -> DecoderConfig:
+        return DecoderConfig.from_published(config, shapes)
+
+    @classmethod
+    def clean_name(cls, name: str) -> str | None:
+        """Older releases say `conv1` for `conv`; rotary tables and an unused decay are stored beside the weights."""
+        if name.endswith("rotary_emb.inv_freq") or name == "transformer.decay.decay":
+            return None
+        return name.replace("conv1", "conv")
+
+    @abstractmethod
+    def make_mixer(self, layer: int, shapes: Mapping[str, tuple[int, ...]]) -> Mixer: ...
+
+    @property
+    def stack(self) -> Transformer:
+        return cast(Transformer, self.get_submodule(self.stack_name))
+
+    def tie(self) -> None:
+        if self.settings.tied:
+            self.lm_head.weight = self.embedding.weight
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        return self.stack.embeddings.word_embeddings
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.lm_head(hidden)
+
+    def _blocks(self, tokens: Tensor, positions: Tensor, mix: Callable[[int, Mixer, Tensor], Tensor]) -> Tensor:
+        """The residual stream around `mix(layer, mixer, x)`."""
+        stack = self.stack
+        hidden = stack.embeddings(tokens, positions)
+        stream: Tensor | None = None
+        in_float32 = self.settings.residual_in_fp32
+        for i, block in enumerate(stack.layers):
+            assert isinstance(block, Block)
+            stream, x = block.norm1(stream, hidden, in_float32)
+            hidden = mix(i, block.mixer, x)
+            stream, x = block.norm2(stream, hidden, in_float32)
+            hidden = block.mlp(x)
+        _, x = stack.ln_f(stream, hidden, in_float32)
+        return x
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:

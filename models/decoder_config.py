@@ -13,7 +13,13 @@ from .errors import ConfigurationError
 from .fields import NUMBER, get_field, shown
 
 # Head and embedding, which hold a row for every id, in the published files.
-ROW_NAMES = ("lm_head.weight", "transformer.embeddings.word_embeddings.weight", "backbone.embedding.weight")
+ROW_NAMES = (
+    "lm_head.weight",
+    "transformer.embeddings.word_embeddings.weight",
+    "backbone.embedding.weight",
+    "backbone.embeddings.word_embeddings.weight",
+    "rwkv.embeddings.weight",
+)
 
 
 def rows_of_vocabulary(vocab_size: int, multiple: int, shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -36,25 +42,25 @@ class DecoderConfig:
     vocab_size: int
     padded_vocab: int  # rows of head and embedding
     n_positions: int
-    activation: str  # activation_function: swiglu, geglu or glu
-    mlp_type: str  # base or alt
     mlp_hidden: int  # by the rule of flash-attn 2.3.6; the weights overrule it
-    fc1_bias: bool
-    fc2_bias: bool
-    rms_norm: bool
     norm_eps: float
-    residual_in_fp32: bool
-    qkv_bias: bool
-    out_bias: bool
-    rotary_fraction: float
-    rotary_base: float
-    scale_attention: bool  # scale_attn_weights
-    scale_by_layer: bool  # scale_attn_by_inverse_layer_idx
-    tied: bool
-    fixed_decay: bool
-    decay_const: float
-    enc_length: int | None
-    initializer_range: float
+    activation: str  # activation_function: swiglu, geglu or glu; gelu_tanh: an MLP without a gate
+    mlp_type: str = "base"  # base or alt
+    fc1_bias: bool = True
+    fc2_bias: bool = True
+    rms_norm: bool = False
+    residual_in_fp32: bool = False
+    qkv_bias: bool = True
+    out_bias: bool = True
+    rotary_fraction: float = 0.0
+    rotary_base: float = 10000.0
+    scale_attention: bool = True  # scale_attn_weights
+    scale_by_layer: bool = False  # scale_attn_by_inverse_layer_idx
+    tied: bool = True
+    fixed_decay: bool = False
+    decay_const: float = -3
+    enc_length: int | None = None
+    initializer_range: float = 0.02
     mixers: list[dict[str, Any] | None] = field(default_factory=list)  # one a layer; None: plain attention
 
     @property

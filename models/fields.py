@@ -14,7 +14,14 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("n_embd", "n_head", "n_head_kv", "num_head_kv", "n_inner", "vocab_size"), (1, WIDEST)),
     **dict.fromkeys(("pad_vocab_size_multiple", "enc_length", "num_heads", "head_dim"), (1, WIDEST)),
     **dict.fromkeys(("scale_dim", "input_dim", "d_model", "d_state", "dt_rank"), (1, WIDEST)),
-    "n_positions": (0, WIDEST),  # 0: none are learned
+    **dict.fromkeys(("d_inner", "hidden_size", "attention_hidden_size", "head_size", "intermediate_size"), (1, WIDEST)),
+    **dict.fromkeys(("emb_dim", "filter_order", "l_max"), (1, WIDEST)),
+    **dict.fromkeys(("short_filter_order", "num_inner_mlps", "num_hidden_layers", "order"), (1, 1000)),
+    **dict.fromkeys(("num_blocks", "inner_factor"), (1, 1000)),
+    **dict.fromkeys(("shift", "w"), (-1e6, 1e6)),
+    "head_size_divisor": (1e-6, 1e6),
+    **dict.fromkeys(("n_positions", "max_position_embeddings"), (0, WIDEST)),  # 0: none are learned
+    "rotary_emb_dim": (0, WIDEST),
     "n_layer": (1, 1000),
     "feature_dim": (1, 256),  # the state has (d + 1) (d + 2) / 2 features
     "window_size": (1, 1 << 16),  # in no tensor's shape, but keys and values are kept for half of it

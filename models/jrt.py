@@ -64,7 +64,7 @@ class JRTModel(BasedModel):
 
     def __init__(self, config: Mapping[str, Any], shapes: Shapes | None = None):
         super().__init__(config, shapes)
-        mixers = [block.mixer for block in self.transformer.layers]
+        mixers = [block.mixer for block in self.stack.layers]
         lengths = [mixer.enc_length for mixer in mixers if isinstance(mixer, PrefixLinearAttention)]
         if not lengths:
             raise ConfigurationError("config.json: PrefixLinearAttention is named, but no layer is routed to it")

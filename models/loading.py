@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from .architectures import detect_architecture, model_class
 from .checkpoint import Checkpoint, find_checkpoint
+from .decoder import Decoder
 from .decoder_config import ROW_NAMES
 from .errors import CheckpointError, ConfigurationError
 from .fields import shown
@@ -17,46 +17,6 @@ from .sequence_model import SequenceModel
 
 # Weights are stored as one of these, and converted to the dtype that was asked for.
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-# name -> module:class, imported when first used, so that one broken architecture never breaks another
-ARCHITECTURES = {
-    "attention": "attention:AttentionModel",
-    "based": "based:BasedModel",
-    "jrt": "jrt:JRTModel",
-    "mamba": "mamba:MambaModel",
-}
-
-
-def model_class(architecture: str) -> type[SequenceModel]:
-    """The class behind a name of `ARCHITECTURES`."""
-    module, name = ARCHITECTURES[architecture].split(":")
-    return getattr(import_module(f".{module}", __package__), name)
-
-
-def detect_architecture(config: Mapping[str, Any]) -> str:
-    """Which architecture a published configuration describes.
-
-    Raises:
-        ConfigurationError: none that is known; says which fields decide.
-    """
-    if "ssm_cfg" in config or ("d_model" in config and "n_embd" not in config):
-        return "mamba"
-    mixers = [config[name] for name in ("mixer", "alt_mixer", "alt_mixer_2") if isinstance(config.get(name), dict)]
-    if any(_ends(mixer.get("_target_"), "PrefixLinearAttention") for mixer in mixers):
-        return "jrt"
-    if mixers:
-        return "based"
-    if "n_embd" in config and _ends(config.get("activation_function"), "glu"):
-        return "attention"
-    raise ConfigurationError(
-        "config.json: no architecture known here: looked for ssm_cfg (mamba), mixer / alt_mixer / alt_mixer_2 (based, "
-        "jrt) or n_embd with a gated activation_function (attention); "
-        f"model_type is {shown(config.get('model_type'))}"
-    )
-
-
-def _ends(value: object, suffix: str) -> bool:
-    return isinstance(value, str) and value.endswith(suffix)
 
 
 def load_model(
@@ -66,7 +26,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> SequenceModel:
-    """Load a checkpoint in any of the published formats (based, attn, mamba, JRT).
+    """Load a checkpoint of any architecture in `architectures`, in its published format.
 
     Args:
         source: a folder with config.json and weights, a bundled checkpoint's name (`based`, or `bundled:based` where a
@@ -92,26 +52,27 @@ def load_checkpoint(
     """`load_model` for files that were found already."""
     config = checkpoint.config()
     try:
-        architecture = detect_architecture(config)
-        tensors = clean_names(checkpoint.tensors(), architecture, checkpoint.source)
+        network = model_class(detect_architecture(config))
+        tensors = clean_names(checkpoint.tensors(), network, checkpoint.source)
         with torch.device("meta"):  # sizes without memory, whatever they are: _check_fit compares them
-            model = model_class(architecture)(config, {name: tuple(t.shape) for name, t in tensors.items()})
+            model = network(config, {name: tuple(t.shape) for name, t in tensors.items()}).to(dtype)
     except ConfigurationError as error:
         raise ConfigurationError(f"{checkpoint.source}: {error}") from None
     _complete_tied_rows(tensors, model, checkpoint.source)
     _check_fit(tensors, model, checkpoint.source)
-    model.load_state_dict({n: t.to(device=device, dtype=dtype) for n, t in tensors.items()}, assign=True)
+    types = {name: t.dtype for name, t in model.state_dict().items()}  # some parameters stay wider than `dtype`
+    model.load_state_dict({n: t.to(device=device, dtype=types[n]) for n, t in tensors.items()}, assign=True)
     model.tie()  # assigning gave the head and the embedding a tensor each
     _check_finite(model, checkpoint.source)
     return model.eval().requires_grad_(False)
 
 
-def clean_names(tensors: Mapping[str, Tensor], architecture: str, source: str) -> dict[str, Tensor]:
+def clean_names(tensors: Mapping[str, Tensor], network: type[SequenceModel], source: str) -> dict[str, Tensor]:
     """The published spelling of every name, without what is no weight.
 
-    One leading `model.` goes, counters of the training run (`*_metrics.*`) go; in the decoder family `conv1` becomes
-    `conv` (older releases), stored rotary tables and the unused decay buffer go, and norms that stand after their
-    sub-layer (`transformer.ln_0`) are moved to the one that follows.
+    One leading `model.` goes, counters of the training run (`*_metrics.*`) go, the network says what else
+    (`clean_name`), and in a decoder norms that stand after their sub-layer (`transformer.ln_0`) are moved to the one
+    that follows.
 
     Raises:
         CheckpointError: two tensors that get the same name.
@@ -119,15 +80,10 @@ def clean_names(tensors: Mapping[str, Tensor], architecture: str, source: str) -
     names = {}
     for name in tensors:
         clean = re.sub(r"^model\.", "", name)
-        if "metrics" in clean:
-            continue
-        if architecture != "mamba":
-            clean = clean.replace("conv1", "conv")
-            if clean.endswith("rotary_emb.inv_freq") or clean == "transformer.decay.decay":
-                continue
-        names[name] = clean
-    if architecture != "mamba" and any(n.startswith("transformer.ln_0.") for n in names.values()):
-        names = _shift_norms(names)
+        if "metrics" not in clean and (published := network.clean_name(clean)) is not None:
+            names[name] = published
+    if issubclass(network, Decoder) and any(n.startswith(f"{network.stack_name}.ln_0.") for n in names.values()):
+        names = _shift_norms(names, network.stack_name)
     cleaned: dict[str, str] = {}
     for name, clean in names.items():
         if (other := cleaned.setdefault(clean, name)) != name:
@@ -135,21 +91,19 @@ def clean_names(tensors: Mapping[str, Tensor], architecture: str, source: str) -
     return {clean: tensors[name] for clean, name in cleaned.items()}
 
 
-def _shift_norms(names: Mapping[str, str]) -> dict[str, str]:
+def _shift_norms(names: Mapping[str, str], stack: str) -> dict[str, str]:
     """Post-norm order: ln_0 -> first norm1, norm1 -> norm2 of its layer, norm2 -> norm1 of the next, last -> ln_f."""
-    layers = [int(m[1]) for n in names.values() if (m := re.match(r"transformer\.layers\.([0-9]{1,9})\.", n))]
+    layers = [int(m[1]) for n in names.values() if (m := re.match(rf"{stack}\.layers\.([0-9]{{1,9}})\.", n))]
     n_layers = 1 + max(layers, default=0)
 
     def shifted(name: str) -> str:
-        if match := re.fullmatch(r"transformer\.ln_0\.(\w+)", name):
-            return f"transformer.layers.0.norm1.{match[1]}"
-        if match := re.fullmatch(r"transformer\.layers\.([0-9]{1,9})\.norm([12])\.(\w+)", name):
+        if match := re.fullmatch(rf"{stack}\.ln_0\.(\w+)", name):
+            return f"{stack}.layers.0.norm1.{match[1]}"
+        if match := re.fullmatch(rf"{stack}\.layers\.([0-9]{{1,9}})\.norm([12])\.(\w+)", name):
             layer, which, kind = int(match[1]), match[2], match[3]
             if which == "1":
-                return f"transformer.layers.{layer}.norm2.{kind}"
-            return (
-                f"transformer.layers.{layer + 1}.norm1.{kind}" if layer + 1 < n_layers else f"transformer.ln_f.{kind}"
-            )
+                return f"{stack}.layers.{layer}.norm2.{kind}"
+            return f"{stack}.layers.{layer + 1}.norm1.{kind}" if layer + 1 < n_layers else f"{stack}.ln_f.{kind}"
         return name
 
     return {name: shifted(clean) for name, clean in names.items()}
@@ -157,9 +111,9 @@ def _shift_norms(names: Mapping[str, str]) -> dict[str, str]:
 
 def _complete_tied_rows(tensors: dict[str, Tensor], model: SequenceModel, source: str) -> None:
     """Where head and embedding are tied, a file may hold either or both; both must be equal."""
-    if model.get_parameter("lm_head.weight") is not model.embedding.weight:
-        return
     names = [n for n in ROW_NAMES if n in model.state_dict()]
+    if len(names) < 2 or model.get_parameter(names[0]) is not model.get_parameter(names[1]):
+        return
     present = [tensors[n] for n in names if n in tensors]
     if not present or any(t.dtype not in FLOATS for t in present):  # which _check_fit then says
         return

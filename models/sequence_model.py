@@ -30,6 +30,11 @@ class SequenceModel(nn.Module, ABC):
     positions: int | None = None
     config: dict[str, Any]
 
+    @classmethod
+    def clean_name(cls, name: str) -> str | None:
+        """What this network calls a tensor of the published files; None: it is no weight."""
+        return name
+
     @abstractmethod
     def tie(self) -> None:
         """Make the head and the embedding one parameter, where the configuration ties them."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Tensors of these names are `[B, capacity, ...]`: they grow with the sequence and are unused from `position` on.
-GROWING = frozenset({"cached_keys", "cached_values"})
+GROWING = frozenset({"cached_keys", "cached_values", "cached_inputs"})
 GROWTH = 64  # tokens of room added at a time
 # Sums over everything read, in float32 or better: what a `state_dtype` may round.
 ACCUMULATED = frozenset({"kv", "k_sum"})
@@ -91,7 +91,7 @@ class State:
         if rows is None:
             self.position += 1
         else:
-            self.position[rows] = self.position[rows] + 1
+            self.position.index_add_(0, rows, torch.ones_like(rows))
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` tokens a row in the tensors that grow."""

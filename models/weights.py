@@ -73,6 +73,9 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file}: {shown(damaged)} in it is damaged; download it again")
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{file}: holds a {type(loaded).__name__}; save a dictionary of tensors")
+    if "pytorch-lightning_version" in loaded and isinstance(loaded.get("state_dict"), dict):
+        # Lightning's training state: the network's tensors are those below `model.`.
+        loaded = {n: t for n, t in loaded["state_dict"].items() if isinstance(n, str) and n.startswith("model.")}
     for name, tensor in loaded.items():
         if not isinstance(name, str) or not _is_dense(tensor):
             kind = f"{tensor.layout} on {tensor.device}" if isinstance(tensor, Tensor) else type(tensor).__name__

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recall_evals.models.loading import detect_architecture, model_class
+from recall_evals.models.architectures import detect_architecture, model_class
 from recall_evals.models.sequence_model import SequenceModel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -59,6 +59,27 @@ JRT = BASED | {
 }
 MAMBA = {"d_model": 64, "n_layer": 2, "vocab_size": 257, "ssm_cfg": {}, "rms_norm": True, "residual_in_fp32": True}
 CONFIGS: dict[str, dict[str, Any]] = {"attention": ATTENTION, "based": BASED, "jrt": JRT, "mamba": MAMBA}
+H3 = {
+    "model_type": "h3",
+    "d_model": 64,
+    "n_layer": 3,
+    "d_inner": 128,
+    "vocab_size": 257,
+    "ssm_cfg": {"mode": "diag", "measure": "diag-lin", "d_state": 16},
+    "attn_layer_idx": [1],
+    "attn_cfg": {"num_heads": 4, "rotary_emb_dim": 8},
+}
+HYENA = {
+    "model_type": "hyena",
+    "d_model": 64,
+    "n_layer": 2,
+    "d_inner": 128,
+    "vocab_size": 257,
+    "layer": {"_name_": "hyena", "emb_dim": 5, "filter_order": 16, "l_max": 512, "w": 10},
+}
+RWKV = {"model_type": "rwkv5", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 257, "head_size": 16}
+# Baselines, beside the architectures of the published checkpoints that most tests go through.
+BASELINES: dict[str, dict[str, Any]] = {"h3": H3, "hyena": HYENA, "rwkv": RWKV}
 
 
 def changed(config: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -78,7 +99,7 @@ def build(config: dict[str, Any], seed: int = 0) -> SequenceModel:
                 p.copy_(torch.rand(p.shape, generator=generator) * 3 - 5)
             elif p.dim() >= 2:
                 scale = 0.3 if "embedding" in name else p[0].numel() ** -0.5
-                if "out_proj" in name or "fc2" in name:
+                if any(part in name for part in ("out_proj", "fc2", "output")):
                     scale *= 4  # else a tied head makes every token predict itself
                 p.copy_(torch.randn(p.shape, generator=generator) * scale)
                 if "embedding" in name:
@@ -87,6 +108,9 @@ def build(config: dict[str, Any], seed: int = 0) -> SequenceModel:
                 p.copy_(1 + 0.1 * torch.randn(p.shape, generator=generator))
                 if name.endswith("bias"):
                     p.sub_(1)
+    for part in model.modules():
+        if part is not model and hasattr(part, "initialize"):
+            part.initialize(generator)
     return model.eval().requires_grad_(False)
 
 

@@ -30,21 +30,25 @@ def test_logits_of_the_original(name, dtype, bound):
 
 @pytest.mark.parametrize("name", tiny.FIXTURES)
 def test_64_greedy_tokens_for_every_split(name):
+    """All splits at once, as the rows of one batch; what is not split is a batch of its own."""
     folder, reference = golden(name)
     model = load_model(folder)
     for length in (7, 40):
-        prompt, want = reference[f"gen_len{length}.prompt"], reference[f"gen_len{length}.cached"]
+        prompts, want = reference[f"gen_len{length}.prompt"], reference[f"gen_len{length}.cached"]
         splits = [s for s in range(1, length) if s >= model.shortest_split]
-        for split in [length, *splits]:
-            rows = len(prompt)
-            logits, state = model.prefill(prompt[:, :split].flatten(), [split] * rows)
-            if split < length:
-                logits, state = model.prefill(prompt[:, split:].flatten(), [length - split] * rows, state)
-            tokens = [prompt]
+        for parts in filter(None, ([length], splits)):
+            rows = [(i, split) for split in parts for i in range(len(prompts))]
+            sizes = [split for _, split in rows]
+            logits, state = model.prefill(torch.cat([prompts[i, :split] for i, split in rows]), sizes)
+            if parts == splits:
+                rest = torch.cat([prompts[i, split:] for i, split in rows])
+                logits, state = model.prefill(rest, [length - size for size in sizes], state)
+            tokens = [prompts[[i for i, _ in rows]]]
             for _ in range(64):
                 tokens.append(logits.argmax(-1, keepdim=True))
                 logits = model.step(tokens[-1][:, 0], state)
-            assert torch.equal(torch.cat(tokens, 1), want), f"prompt {length} split at {split}"
+            for (i, split), got in zip(rows, torch.cat(tokens, 1), strict=True):
+                assert torch.equal(got, want[i]), f"prompt {length}, row {i}, split at {split}"
 
 
 @pytest.mark.parametrize("name", ["attn_tiny", "based_tiny", "mamba_tiny"])

@@ -9,9 +9,12 @@ from recall_evals.models import State
 BOUND = {"rtol": 0.0, "atol": 1e-5}
 
 
-@pytest.fixture(params=sorted(tiny.CONFIGS))
+CONFIGS = tiny.CONFIGS | tiny.BASELINES
+
+
+@pytest.fixture(params=sorted(CONFIGS))
 def model(request):
-    return tiny.build(tiny.CONFIGS[request.param])
+    return tiny.build(CONFIGS[request.param])
 
 
 def prompts(*lengths: int) -> list[torch.Tensor]:
@@ -26,7 +29,7 @@ def test_prefill_and_step_are_forward_at_every_split(model):
         want = torch.stack([model.prefill(tokens[:n], [n])[0][0] for n in range(model.shortest_split, 41)])
         torch.testing.assert_close(model.forward(tokens[None])[0, model.shortest_split - 1 :], want, **BOUND)
     want = model.forward(tokens[None])[0]
-    for split in range(max(1, model.shortest_split), 41):
+    for split in range(max(1, model.shortest_split), 41, 1 if model.architecture in tiny.CONFIGS else 6):
         scores, state = model.prefill(tokens[:split], [split])
         torch.testing.assert_close(scores[0], want[split - 1], **BOUND)
         for i in range(split, 40):
@@ -85,8 +88,11 @@ def test_write_gives_a_slot_to_another_sequence(model):
 
 def test_nbytes_is_measured_and_fixed_states_do_not_grow(model):
     sizes = [model.prefill(p, [len(p)])[1].nbytes for p in prompts(30, 300)]
-    if model.architecture == "attention":
-        assert sizes[1] > 9 * sizes[0]
+    if model.architecture in ("attention", "hyena"):
+        assert sizes[1] > 8 * sizes[0]
+    elif model.architecture == "h3":  # of which one layer is attention
+        fixed = [sizes[i] - 2 * 4 * 64 * n for i, n in enumerate((30, 300))]
+        assert fixed[0] == fixed[1]
     else:
         assert sizes[0] == sizes[1]
 
@@ -101,7 +107,7 @@ def test_long_decoding_does_not_leave_forward(model):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_runs_with_a_float32_state(dtype):
-    for name, config in tiny.CONFIGS.items():
+    for name, config in CONFIGS.items():
         model = tiny.build(config)
         tokens = prompts(50)[0]
         want = model.prefill(tokens, [50])[0]
@@ -110,7 +116,13 @@ def test_half_precision_runs_with_a_float32_state(dtype):
         scores, state = half.prefill(tokens[40:], [10], state)
         assert scores.dtype == dtype
         assert (scores.float() - want).norm() / want.norm() < 0.1, name
-        long_memory = {"based": ("kv", 1), "jrt": ("kv", 1), "mamba": ("ssm", 0)}.get(name)
+        long_memory = {
+            "based": ("kv", 1),
+            "jrt": ("kv", 1),
+            "mamba": ("ssm", 0),
+            "h3": ("ssm", 0),
+            "rwkv": ("wkv", 0),
+        }.get(name)
         if long_memory:
             assert state.layers[long_memory[1]][long_memory[0]].dtype == torch.float32
 
@@ -137,7 +149,7 @@ def test_state_of_no_rows():
 
 
 def test_gradients_flow_through_forward():
-    for name, config in tiny.CONFIGS.items():
+    for name, config in CONFIGS.items():
         model = tiny.build(config).requires_grad_(True)
         model.forward(torch.arange(60).reshape(2, 30)).square().mean().backward()
         missing = [n for n, p in model.named_parameters() if p.grad is None]

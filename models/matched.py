@@ -1,0 +1,29 @@
+"""Configurations of equal size, one an architecture: `models/configs/`, of 360 million and 1.3 billion parameters.
+
+Those of attention, BASED and Mamba are the released ones. H3's are its paper's (355M and 1.3B, two attention layers),
+Hyena's the paper's depth and widths (355M; 1.3B likewise, twice as wide), RWKV-5's the released widths and as many
+layers as give the size with GPT-2's vocabulary.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "configs"
+SIZES = ("360m", "1b")
+
+
+def matched_names() -> list[str]:
+    """`attention-360m`, `attention-1b`, ...: an architecture's name and a size."""
+    return sorted(file.stem for file in FOLDER.glob("*.json"))
+
+
+def matched_config(name: str) -> dict[str, Any]:
+    """The configuration of that name, as a config.json has it.
+
+    Raises:
+        ValueError: there is none of this name; lists those that there are.
+    """
+    if name not in matched_names():
+        raise ValueError(f"no configuration {name!r}; there are {', '.join(matched_names())}")
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
