@@ -90,6 +90,14 @@ def check(
 
 
 @app.command()
+def models() -> None:
+    """All architectures: which checkpoints they read, what their state takes, where they run, what they need."""
+    from .models import models as list_models
+
+    list_models()
+
+
+@app.command()
 def train(
     name: Annotated[str, typer.Argument(help="attention, based or mamba: the small model to train.")],
     corpus: Annotated[Path | None, typer.Option(help="Folder of the corpora; default: $RECALL_EVALS_CORPUS.")] = None,
@@ -231,6 +239,120 @@ def slices(
     except (ValueError, OSError) as error:
         typer.echo(f"recall-evals slices: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+@app.command()
+def sweep(
+    suite: Annotated[
+        str, typer.Argument(help="A YAML file, or a bundled suite: demo, based_readme, jrt_table1, frontier.")
+    ],
+    output: Annotated[Path | None, typer.Option(help="Folder of the results; default: out/NAME of the suite.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at a time; default: the GPUs, or the CPU's cores.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would run, and what is there.")] = False,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, as `ray.init` takes it.")] = None,
+) -> None:
+    """Many models, many tasks: each job in its own process; stopped or killed, the same command goes on.
+
+    Exit 0: all jobs are finished; 1: some failed, the others are finished; 2: it could not run; 130: Ctrl-C.
+    """
+    from .sweep.command import sweep as run_sweep
+
+    try:
+        whole = run_sweep(suite, output, workers, plan, ray)
+    except (ValueError, OSError) as error:
+        typer.echo(f"recall-evals sweep: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt as stopped:
+        typer.echo(f"recall-evals sweep: {stopped}", err=True)
+        raise typer.Exit(130) from None
+    raise typer.Exit(0 if whole else 1)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that lm-eval wrote (--output_path), or files of rows.")],
+    form: Annotated[str, typer.Option("--format", help="table, md, latex, csv or html.")] = "table",
+    sort: Annotated[str | None, typer.Option(help="Column to order by, its best first: fda, state_bytes ...")] = None,
+    published: Annotated[bool, typer.Option("--published", help="With published rows, and the Δ to them.")] = False,
+    output: Annotated[Path | None, typer.Option(help="File to write, instead of printing.")] = None,
+) -> None:
+    """One line a model: size, state, speed, perplexity, and each task with its clustered error."""
+    from .report import report as make_report
+
+    try:
+        text, notes = make_report(runs, form, sort, published)
+        if output is not None:
+            output.write_text(text + "\n", encoding="utf-8")
+    except (ValueError, OSError) as error:
+        typer.echo(f"recall-evals report: {error}", err=True)
+        raise typer.Exit(2) from None
+    if output is None:
+        typer.echo(text)
+    for note in notes:
+        typer.echo(f"Note: {note}.", err=True)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that lm-eval wrote, with --log_samples, of two models.")],
+    tasks: Annotated[str | None, typer.Option(help="Tasks, by comma; default: all that both have.")] = None,
+    flips: Annotated[int, typer.Option(min=0, help="List so many prompts whose score changed, of each task.")] = 0,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Compare rows of different protocols, with a note.")
+    ] = False,
+) -> None:
+    """Models on the same prompts, paired: the difference, its interval, exact and clustered tests.
+
+    Refuses rows whose protocols differ, and says in which field.
+    """
+    from .compare import compare as compare_runs
+
+    try:
+        compare_runs(runs, tasks.split(",") if tasks else None, flips, allow_mismatch)
+    except (ValueError, OSError) as error:
+        typer.echo(f"recall-evals compare: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def plot(
+    what: Annotated[str, typer.Argument(help="frontier, slices or training.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders that lm-eval wrote (--output_path), or files of rows.")],
+    task: Annotated[
+        str | None, typer.Option(help="Task of the frontier; default: all, averaged. For slices, by comma.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Without a suffix: .png and .svg are written; default: WHAT.")
+    ] = None,
+) -> None:
+    """Recall against memory and speed, by place in the context, or over the checkpoints of one training run."""
+    from .plot import plot as plot_runs
+
+    try:
+        written = plot_runs(what, runs, task, output or Path(what))
+    except (ValueError, OSError) as error:
+        typer.echo(f"recall-evals plot: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"wrote {', '.join(map(str, written))}")
+
+
+@app.command()
+def protocols(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that lm-eval wrote (--output_path), with --log_samples.")],
+    ppl: Annotated[list[Path], typer.Option(help="What `ppl --output` wrote, named after its text; repeat for more.")],
+    output: Annotated[Path, typer.Option(help="Folder of the page and its plots.")] = Path("results/protocols"),
+) -> None:
+    """One page of finished runs: scores under each protocol, and whether the perplexity gap lies in the hits."""
+    from .protocols import protocols as make_page
+
+    try:
+        report = make_page(runs, ppl, output)
+    except (ValueError, OSError) as error:
+        typer.echo(f"recall-evals protocols: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(report.read_text(encoding="utf-8"))
 
 
 @app.command()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr
+from scipy.special import bdtr, ndtri
 
 # A block of indices this long (2 MiB) stays in a core's cache, and bounds memory whatever n and R are.
 _INDICES_PER_BLOCK = 2**18
@@ -152,6 +152,21 @@ def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> McNemar:
     only_a = int(np.count_nonzero(first > second))
     only_b = int(np.count_nonzero(second > first))
     return McNemar(only_a, only_b, min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5))))
+
+
+def detectable_difference(standard_error: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The smallest true difference that a two-sided test at level alpha finds with probability `power`.
+
+        (z_{1 - alpha / 2} + z_power) * standard_error
+
+    with the standard error of the difference (of paired scores: that of the mean of a_i - b_i). A difference found to
+    be none says nothing about true ones below this. NaN for a standard error of NaN.
+    ValueError: an alpha or power outside (0, 1).
+    Source: Miller 2024 (arXiv 2411.00640), section 5.
+    """
+    if not (0 < alpha < 1 and 0 < power < 1):
+        raise ValueError(f"alpha is {alpha} and power {power}: give fractions between 0 and 1, such as 0.05 and 0.8")
+    return float(ndtri(1 - alpha / 2) + ndtri(power)) * standard_error
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
