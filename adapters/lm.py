@@ -1,9 +1,9 @@
-"""The lm-eval models `based`, `attention` and `mamba`: published checkpoints answered by the engine."""
+"""The lm-eval models `based`, `attention`, `mamba`, `h3`, `hyena` and `rwkv`: checkpoints answered by the engine."""
 
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,44 +12,23 @@ from lm_eval.api.model import CacheHook, TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from .. import __version__
 from ..models.bundled import PREFIX
 from ..models.checkpoint import find_checkpoint
-from ..models.errors import ConfigurationError
-from ..models.fields import WIDEST, shown
 from ..models.jrt import JRTModel
 from ..models.loading import load_checkpoint
+from .arguments import available_device, context_length, parse_state_dtype, sampling
+from .batch_pads import BatchPads
 from .conformance import demand_conformance
-from .decoding import Generation, Sampling
+from .decoding import Generation
 from .engine import Engine
 from .kept_answers import KeptAnswers
 from .memory import plan_memory
-from .placement import parse_device, parse_dtype
+from .model_info import model_info, reading_summary
+from .placement import parse_dtype
 from .scoring import Score
 from .tokenizer import decode, encode, load_tokenizer, tokenizer_hash
 
 log = logging.getLogger("lm_eval.models.recall_evals")  # lm-eval shows what its own loggers say
-
-
-def _available(device: str | None) -> torch.device:
-    # lm-eval passes cuda:0 unless the user names a device, so asking for cuda can't be taken as a demand.
-    if (device or "cuda").startswith("cuda") and not torch.cuda.is_available():
-        log.info("no CUDA device: running on cpu")
-        return torch.device("cpu")
-    return parse_device(device or "cuda")
-
-
-def _default_length(config: Mapping[str, Any], source: str) -> int:
-    """Tokens that a checkpoint was trained at, or 2048; no published configuration says how many it may read."""
-    length = config.get("train_length")
-    if type(length) is not int:
-        return 2048
-    if not 2 <= length <= WIDEST:
-        raise ConfigurationError(
-            f"{source}: config.json: field 'train_length' must be from 2 to {WIDEST:,}, got {shown(length)}; correct "
-            "it or give max_length"
-        )
-    return length
 
 
 class BasedLM(TemplateLM):
@@ -78,6 +57,9 @@ class BasedLM(TemplateLM):
         share_prefixes: read what several prompts begin with once; false only to check that it changes nothing.
         prefill_tokens: most tokens in one packed prefill.
         left_pad: JRT only: fill prompts shorter than the encoder with pads, as the published evaluation did.
+        pads: fill prompts up with pads that the model reads, as the published runs did, in batches of `batch_size`
+            (`batch_pads.py`): published (BASED's) or published_jrt (Just Read Twice's). Answers then depend on what
+            else is asked: --use_cache is refused. Ask one task a run, whole. Prefixes are shared all the same.
         seed: of sampling; default: lm-eval's --seed.
         check: run the conformance gate first (`recall-evals check`) and refuse a model that fails it.
         trust_remote_code: what lm-eval's flag adds for its data sets; no code is ever taken from a checkpoint.
@@ -106,6 +88,7 @@ class BasedLM(TemplateLM):
         share_prefixes: bool = True,
         prefill_tokens: int = 8192,
         left_pad: bool = False,
+        pads: str | None = None,
         seed: int | None = None,
         check: bool = False,
         trust_remote_code: bool = False,
@@ -113,9 +96,7 @@ class BasedLM(TemplateLM):
         super().__init__()
         if truncation not in ("left", "error"):
             raise ValueError(f"truncation={truncation!r} is unknown; choose left or error")
-        if max_length is not None and max_length < 2:
-            raise ValueError(f"max_length must be >= 2, got {max_length}")
-        precision, self._device = parse_dtype(dtype), _available(device)
+        precision, self._device = parse_dtype(dtype), available_device(device)
         self.checkpoint = find_checkpoint(
             f"{PREFIX}{self.demanded or 'based'}" if pretrained is None else pretrained, revision
         )
@@ -138,15 +119,10 @@ class BasedLM(TemplateLM):
                 f"the tokenizer has {len(self.tokenizer)} tokens, the embedding of {pretrained} {rows} rows; "
                 "give tokenizer=<the one it was trained with>"
             )
-        max_length = max_length or _default_length(self.model.config, pretrained)
-        positions = self.model.positions or max_length
-        if max_length > positions:
-            raise ValueError(
-                f"max_length={max_length}, but {pretrained} has learned positions for {positions} tokens; "
-                f"give max_length={positions}"
-            )
-        if left_pad and max_length <= self.model.shortest_split:
-            raise ValueError(f"left_pad=true fills prompts up to {self.model.shortest_split} tokens: raise max_length")
+        self.pads = None
+        if pads is not None:
+            self.pads = BatchPads.of(pads, batch_size, self.model.architecture, left_pad, self.tokenizer)
+        max_length = context_length(max_length, self.model, pretrained, left_pad)
         self.max_length, self.max_gen_toks = max_length, max_gen_toks
         self.truncation, self.left_pad = truncation, left_pad
         self.seed = torch.initial_seed() if seed is None else seed
@@ -165,20 +141,15 @@ class BasedLM(TemplateLM):
             share=share_prefixes,
             budget=plan.budget,
             logit_rows=plan.logit_rows,
-            state_dtype=self._state_dtype(state_dtype),
+            state_dtype=parse_state_dtype(state_dtype, self.model),
         )
 
-    def _state_dtype(self, name: str | None) -> torch.dtype | None:
-        if name in (None, "float32"):
-            return None
-        if name != "bfloat16":
-            raise ValueError(f"state_dtype={name!r} is unknown; choose float32 or bfloat16")
-        token = torch.zeros(1, dtype=torch.int64, device=self.model.device)
-        if not self.model.prefill(token, [1])[1].accumulates:
-            raise ValueError(f"state_dtype={name}: a {self.model.architecture} model has no linear attention")
-        return torch.bfloat16
-
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        if self.pads is not None:
+            raise ValueError(
+                f"pads={self.pads.name}: an answer depends on its batch, and with --use_cache only what is missing "
+                "would be asked, in other batches; leave one of them out"
+            )
         super().set_cache_hook(cache_hook)
         self._kept.hook = cache_hook
 
@@ -204,44 +175,47 @@ class BasedLM(TemplateLM):
         """Answers, cut before the first stop text; leading spaces are kept."""
         self.engine.quiet = disable_tqdm
         prompts = encode(self.tokenizer, [request.args[0] for request in requests])
-        jobs = []
-        seen: Counter[str] = Counter()
-        for i, (request, ids) in enumerate(zip(requests, prompts, strict=True)):
-            kwargs = dict(normalize_gen_kwargs(request.args[1], self.max_gen_toks))
+        arguments = [dict(normalize_gen_kwargs(request.args[1], self.max_gen_toks)) for request in requests]
+        cut = []
+        for i, (ids, kwargs) in enumerate(zip(prompts, arguments, strict=True)):
             limit = kwargs["max_gen_toks"]
             if not 1 <= limit < self.max_length:
                 raise ValueError(
                     f"request {i}: max_gen_toks={limit} leaves no room for a prompt in max_length={self.max_length}; "
                     "lower --gen_kwargs max_gen_toks or raise max_length"
                 )
+            cut.append(self._cut(ids, self.max_length - limit, i))
+        if self.pads is not None:
+            cut = self.pads.fill(cut, [len(ids) for ids in prompts], [request.args for request in requests])
+        jobs = []
+        seen: Counter[str] = Counter()
+        for request, kwargs, ids in zip(requests, arguments, cut, strict=True):
             name = json.dumps([request.args[0], kwargs], sort_keys=True, default=str)
             seen[name] += 1
-            tokens, pads = self._fit(ids, self.max_length - limit, i)
+            tokens, pads = self._left_padded(ids)
             special = {self.tokenizer.convert_tokens_to_ids(stop) for stop in kwargs["until"] if stop in self._special}
             seed = (self.seed, seen[name])
             jobs.append(
-                Generation(tokens, kwargs["until"], limit, self._sampling(kwargs), seed, pads, ends=frozenset(special))
+                Generation(
+                    tokens,
+                    kwargs["until"],
+                    kwargs["max_gen_toks"],
+                    sampling(kwargs),
+                    seed,
+                    pads,
+                    ends=frozenset(special),
+                )
             )
 
         def finished(i: int) -> None:
-            if jobs[i].sampling.greedy:  # lm-eval takes no sampled answer from its cache
+            # lm-eval takes no sampled answer from its cache; nor may one that depends on its batch be taken.
+            if jobs[i].sampling.greedy and self.pads is None:
                 self._kept.add("generate_until", requests[i].args, jobs[i].text)
 
         with self._kept:
             self.engine.generate(jobs, finished)
         self._report()
         return [job.text or "" for job in jobs]
-
-    @staticmethod
-    def _sampling(kwargs: dict[str, Any]) -> Sampling:
-        if not kwargs.get("do_sample"):
-            return Sampling()
-        temperature = kwargs.get("temperature")
-        return Sampling(
-            1.0 if temperature is None else float(temperature),
-            int(kwargs.get("top_k") or 0),
-            min(1.0, float(kwargs.get("top_p") or 1.0)),  # 0, and 1 or more, are off
-        )
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
@@ -268,7 +242,7 @@ class BasedLM(TemplateLM):
                 )
             # A context may come out empty: lm-eval moves the spaces at its end to the continuation.
             context = context or [self.prefix_token_id]
-            tokens, pads = self._fit(context, self.max_length + 1 - len(continuation), i)
+            tokens, pads = self._left_padded(self._cut(context, self.max_length + 1 - len(continuation), i))
             jobs.append(Score(tokens + continuation, len(tokens), pads))
             owners.append(i)
 
@@ -303,8 +277,8 @@ class BasedLM(TemplateLM):
         self._score(windows, finished)
         return totals
 
-    def _fit(self, ids: list[int], room: int, request: int) -> tuple[list[int], int]:
-        """Cut a prompt on the left to `room` tokens, or fill it up in JRT's left-pad mode; returns it and its pads."""
+    def _cut(self, ids: list[int], room: int, request: int) -> list[int]:
+        """A prompt cut on the left to `room` tokens."""
         if len(ids) > room:
             if self.truncation == "error":
                 raise ValueError(
@@ -313,64 +287,25 @@ class BasedLM(TemplateLM):
                 )
             self.engine.meter.truncated += 1
             ids = ids[-room:]
-        if self.left_pad:
-            assert isinstance(self.model, JRTModel)
-            ids, flags = self.model.left_pad(ids)
-            return ids, sum(flags)
-        return ids, 0
+        return ids
+
+    def _left_padded(self, ids: list[int]) -> tuple[list[int], int]:
+        """A prompt, filled up in JRT's left-pad mode, and how many pads that took."""
+        if not self.left_pad:
+            return ids, 0
+        assert isinstance(self.model, JRTModel)
+        ids, flags = self.model.left_pad(ids)
+        return ids, sum(flags)
 
     def _report(self) -> None:
-        meter = self.engine.meter
-        if meter.prompt_tokens:
-            log.info(
-                "%s of %s prompt tokens computed (%.1f %%): the rest was shared; %s prompts truncated",
-                f"{meter.prompt_tokens_computed:,}",
-                f"{meter.prompt_tokens:,}",
-                100 * meter.prompt_tokens_computed / meter.prompt_tokens,
-                meter.truncated,
-            )
+        if self.engine.meter.prompt_tokens:
+            log.info(reading_summary(self.engine.meter))
 
     # -- results --------------------------------------------------------------------------------------------------
 
     def get_model_info(self) -> dict[str, Any]:
-        """What lm-eval writes into its results file: the model's identity, and what the run measured.
-
-        `state_bytes` is the state of one sequence after the longest prompt, in bytes; the rates are tokens a second.
-        Figures of work that did not happen (everything came from --use_cache) are None; so is `conformance`, the
-        gate's findings, without check=true.
-        """
-        meter = self.engine.meter
-        dtype = str(self.model.dtype).removeprefix("torch.")
-        content = self.checkpoint.content_hash()
-        return {
-            "checkpoint": self.checkpoint.source,
-            "architecture": self.model.architecture,
-            "parameters": self.model.n_parameters,
-            "dtype": dtype,
-            "state_dtype": str(self.engine.state_dtype or torch.float32).removeprefix("torch."),
-            "revision": self.checkpoint.revision,
-            "content_hash": content,
-            "tokenizer_hash": tokenizer_hash(self.tokenizer),
-            "slots": self.slots,
-            "state_bytes": meter.state_bytes or None,
-            "longest_prompt": meter.longest_prompt or None,
-            "prompt_tokens": meter.prompt_tokens,
-            "prompt_tokens_computed": meter.prompt_tokens_computed,
-            "generated_tokens": meter.generated_tokens,
-            "truncated_prompts": meter.truncated,
-            "near_ties": meter.near_ties,
-            "peak_states": meter.peak_states,
-            "peak_state_bytes": meter.peak_bytes,
-            "prefill_tokens_per_second": meter.prefill_rate,
-            "decode_tokens_per_second": meter.decode_rate,
-            "conformance": self.conformance,
-            "recall_evals_version": __version__,
-            # lm-eval's own names for the same, which readers of its `hf` results look for
-            "model_num_parameters": self.model.n_parameters,
-            "model_dtype": dtype,
-            "model_revision": self.checkpoint.revision or "",
-            "model_sha": self.checkpoint.revision or content,
-        }
+        """What lm-eval writes into its results file; see `model_info`."""
+        return model_info(self.checkpoint, self.tokenizer, self.engine, self.pads, self.conformance)
 
 
 class AttentionLM(BasedLM):
@@ -383,3 +318,21 @@ class MambaLM(BasedLM):
     """`based`, refusing everything but Mamba."""
 
     demanded = "mamba"
+
+
+class H3LM(BasedLM):
+    """`based`, refusing everything but H3."""
+
+    demanded = "h3"
+
+
+class HyenaLM(BasedLM):
+    """`based`, refusing everything but Hyena."""
+
+    demanded = "hyena"
+
+
+class RWKVLM(BasedLM):
+    """`based`, refusing everything but RWKV-5."""
+
+    demanded = "rwkv"

@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..adapters.tokenizer import load_tokenizer, tokenizer_hash
 from ..models.bundled import PREFIX
 from ..models.errors import ModelError
-from ..results.slices import Record, counts_table, locate, plot_slices, sliced, slicings, table
+from ..results.slices import Record, counts_table, plot_slices, sliced, slicings, table
+from ..task_configs.places import Bounds, answers_of, locate
 
 METRICS = ("contains", "exact_match")
 GENERATED = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # names that lm-eval takes
 DEFAULT_GENERATED = 256  # of lm-eval's backends and ours
 PLOTS = (".png", ".svg")
-
-Offsets = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
 class SlicesError(ValueError):
@@ -64,7 +62,7 @@ class Tokenizers:
 
     override: str | None
     loaded: dict[Any, tuple[Any, str]] = field(default_factory=dict)
-    read: dict[tuple[str, str], Offsets] = field(default_factory=dict)
+    read: dict[tuple[str, str], Bounds] = field(default_factory=dict)
 
     def of(self, samples: Samples) -> tuple[Any, str]:
         """The run's tokenizer and its hash. Raises SlicesError: it isn't known, isn't there or isn't the run's."""
@@ -92,7 +90,7 @@ class Tokenizers:
             )
         return tokenizer, found
 
-    def offsets(self, tokenizer: tuple[Any, str], prompt: str) -> Offsets:
+    def offsets(self, tokenizer: tuple[Any, str], prompt: str) -> Bounds:
         """Characters at which the prompt's tokens start and end, two arrays [n]."""
         known, name = tokenizer
         if (name, prompt) not in self.read:
@@ -206,7 +204,7 @@ def _records(samples: Samples, model: str, tokenizers: Tokenizers, notes: list[s
                 f"{samples.file}: line {number} has no {error}; give samples of lm-eval 0.4.13"
             ) from error
         metric = next((name for name in METRICS if isinstance(row.get(name), int | float)), None)
-        answers = _answers(doc, row.get("target")) if isinstance(doc, Mapping) else None
+        answers = answers_of(doc, row.get("target")) if isinstance(doc, Mapping) else None
         if metric is None or answers is None or not isinstance(prompt, str) or not isinstance(generation, Mapping):
             lacks = f"{' or '.join(METRICS)}" if metric is None else "generated text and an answer that is text"
             notes.append(f"{samples.file} is skipped: line {number} has no {lacks}")
@@ -217,14 +215,20 @@ def _records(samples: Samples, model: str, tokenizers: Tokenizers, notes: list[s
             limits = [generation.get(name) for name in GENERATED] + [samples.arguments.get("max_gen_toks")]
             generated = next((int(limit) for limit in limits if limit is not None), DEFAULT_GENERATED)
             room = max(0, samples.max_length - generated)
-        place = locate(prompt, answers, *tokenizers.offsets(tokenizer, prompt), room)
+        place = locate(prompt, answers, tokenizers.offsets(tokenizer, prompt), room)
         yield Record(
-            **asdict(place),
             model=model,
             task=samples.task,
             document=_document(row, f"{metric}_stderr_clustered"),
             key=None if doc.get("key") is None else str(doc["key"]),
             score=float(row[metric]),
+            prompt_tokens=place.length,
+            read_tokens=place.read,
+            distance=place.distance,
+            depth=place.depth,
+            survived=place.survived,
+            repeats=place.repeats,
+            answer_tokens=place.answer_length,
         )
 
 
@@ -244,18 +248,6 @@ def _rows(file: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row
     if not file.stat().st_size:
         notes.append(f"{file} is empty")
-
-
-def _answers(doc: Mapping[str, Any], target: Any) -> list[list[str]] | None:
-    """All that is asked for, each with its alternatives; None where that is no text."""
-    values = doc.get("values")
-    if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
-        return [[value] for value in values]
-    for found in (doc.get("value"), doc.get("answers"), target):
-        alternatives = [found] if isinstance(found, str) else found
-        if isinstance(alternatives, list) and alternatives and all(isinstance(text, str) for text in alternatives):
-            return [alternatives]
-    return None
 
 
 def _document(row: Mapping[str, Any], metric: str) -> str | None:

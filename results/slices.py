@@ -1,62 +1,35 @@
 """Where in the context recall fails: accuracy by depth, distance, length, answer length, key and repeats.
 
-A prompt of n tokens, of which the model read the last r = min(n, room), the rest being cut on the left. Among what it
-read, the answer first stands at tokens [f, ..) and last at [l, e), counted from the first token read; the question
-begins at token q, after the prompt's last newline:
-
-    depth    = f / r                  0 at the beginning of what was read, below 1
-    distance = max(0, q - e)          tokens between the fact and the question
-
-Which of several occurrences answers the question can't be known, so depth takes the first and distance the last. Where
-the last one stands after the last newline (a prompt in one line), q is the prompt's end.
-
-Prompts whose answer was cut away, or stands nowhere in the prompt, are counted apart and are in no slice.
+Depth and distance are those of `task_configs/places.py`, in tokens. Prompts whose answer was cut away, or stands
+nowhere in the prompt, are counted apart and are in no slice.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .loss_curves import STYLES
 from .statistics import clustered_standard_error
 
-Span = tuple[int, int]
 MARKERS = "os^Dv<>P"
 SHOWN_KEYS = 12
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the answer to a prompt stands, in tokens.
-
-    Attributes:
-        prompt_tokens: of the prompt as asked.
-        read_tokens: of it that the model read.
-        distance, depth: as above; of the prompt as asked where the answer was cut away; None where it stands nowhere.
-        survived: whether the answer is whole in what was read; None where it stands nowhere.
-        repeats: how often it stands in the prompt as asked, of several answers the rarest's number.
-        answer_tokens: its tokens where it stands last, of several answers together; None where it stands nowhere.
-    """
-
-    prompt_tokens: int
-    read_tokens: int
-    distance: int | None
-    depth: float | None
-    survived: bool | None
-    repeats: int
-    answer_tokens: int | None
-
-
-@dataclass(frozen=True)
-class Record(Place):
+class Record:
     """One prompt of one model, its score from 0 to 1, and where its answer stands.
 
-    `document` is the cluster of the standard errors; a prompt without one is its own.
+    Attributes:
+        document: the cluster of the standard errors; a prompt without one is its own.
+        prompt_tokens: of the prompt as asked.
+        read_tokens: of it that the model read.
+        distance, depth: of the prompt as asked where the answer was cut away; None where it stands nowhere.
+        survived: whether the answer is whole in what was read; None where it stands nowhere.
+        repeats: how often it stands in the prompt as asked.
+        answer_tokens: its tokens where it stands last; None where it stands nowhere.
     """
 
     model: str
@@ -64,6 +37,13 @@ class Record(Place):
     document: str | None
     key: str | None
     score: float
+    prompt_tokens: int
+    read_tokens: int
+    distance: int | None
+    depth: float | None
+    survived: bool | None
+    repeats: int
+    answer_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -83,73 +63,6 @@ class Slicing:
     bin: Callable[[Record], int]
     label: Callable[[int], str]
     plotted: bool = True
-
-
-def occurrences(answer: str, text: str) -> list[Span]:
-    """Characters [start, end) of the answer in the text, in any case, not overlapping.
-
-    As whole words; only where there are none, also inside of words, so that `ear` isn't found in `bear, ear`.
-    """
-    answer = answer.strip()
-    if not answer:
-        return []
-    inner = re.escape(answer)
-    before = r"(?<!\w)" if re.match(r"\w", answer) else ""
-    after = r"(?!\w)" if re.search(r"\w$", answer) else ""
-    for pattern in (f"{before}{inner}{after}", inner):
-        if found := [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]:
-            return found
-    return []
-
-
-def locate(
-    prompt: str, answers: Sequence[Sequence[str]], starts: NDArray[np.int32], ends: NDArray[np.int32], room: int | None
-) -> Place:
-    """Where the answer stands in a prompt.
-
-    Args:
-        answers: what all is asked for, each with its alternatives, any of which will do.
-        starts, ends: characters [n] at which the prompt's tokens start and end, neither ever falling.
-        room: tokens of a prompt that the model reads, the last ones; None: all.
-    """
-    tokens = len(starts)
-    cut = 0 if room is None else max(0, tokens - room)
-    wanted = [_merged([span for text in texts for span in occurrences(text, prompt)]) for texts in answers]
-    repeats = min((len(spans) for spans in wanted), default=0)
-    if not repeats:
-        return Place(tokens, tokens - cut, None, None, None, 0, None)
-
-    def in_tokens(span: Span) -> Span:
-        first = np.searchsorted(ends, span[0], side="right")  # the first that ends after the answer's start
-        return int(first), int(np.searchsorted(starts, span[1], side="left"))
-
-    stands = [[in_tokens(span) for span in spans] for spans in wanted]
-    kept = [[span for span in spans if span[0] >= cut] for spans in stands]
-    survived = all(kept)
-    read, origin = (kept, cut) if survived else (stands, 0)
-    first = min(spans[0][0] for spans in read)
-    end = max(spans[-1][1] for spans in read)
-    question = int(np.searchsorted(ends, prompt.rfind("\n") + 1, side="right"))
-    return Place(
-        prompt_tokens=tokens,
-        read_tokens=tokens - cut,
-        distance=(question if question >= end else tokens) - end,
-        depth=(first - origin) / (tokens - origin),
-        survived=survived,
-        repeats=repeats,
-        answer_tokens=sum(spans[-1][1] - spans[-1][0] for spans in read),
-    )
-
-
-def _merged(spans: Sequence[Span]) -> list[Span]:
-    """The spans in order, those that overlap (of alternatives, `US` and `US Army`) as one."""
-    merged: list[Span] = []
-    for start, end in sorted(spans):
-        if merged and start < merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
 
 
 def slicings(records: Sequence[Record]) -> list[Slicing]:

@@ -15,7 +15,7 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +29,7 @@ FILE_NAMES = tuple(f"validation.{suffix}" for suffix in ("jsonl", "jsonl.xz", "j
 UNREADABLE: tuple[type[Exception], ...] = (OSError, EOFError, KeyError, ValueError, TypeError, OverflowError)
 UNREADABLE += (RecursionError, MemoryError, lzma.LZMAError, zlib.error, pyarrow.ArrowException)
 XZ_MEMORY = 1 << 30  # bytes; what xz writes needs 65 MB to be read, a damaged header may ask for any amount
-REQUIRED_COLUMNS = ("text", "value")
+REQUIRED_COLUMNS = {"text": "prompt", "value": "answer"}  # and what each holds
 
 
 class DocumentsNotFoundError(FileNotFoundError):
@@ -49,23 +49,26 @@ class Documents:
     sha256: str
 
 
-def load_documents(folder: str) -> Documents:
+def load_documents(folder: str, required: Mapping[str, str] = REQUIRED_COLUMNS) -> Documents:
     """The checked rows of the one documents file in `$RECALL_EVALS_DATA/<folder>`.
+
+    Args:
+        required: columns that each row must have, and what each holds.
 
     Raises:
         DocumentsNotFoundError: the variable is unset, or the folder or the file is absent.
         DocumentsError: several files, an unreadable one, no rows, a column that is missing or there twice, or a row
-            whose `text` or `value` is absent, empty or no text.
+            in which a required one is absent, empty or no text.
     """
     path = find_documents(folder)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     try:
         table = _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
-        _check_columns(table, path)
+        _check_columns(table, path, required)
         # Without its metadata, by which a column may claim to be images that are fetched when a row is read.
         rows = datasets.Dataset(table.replace_schema_metadata(None))
-        _check_rows(rows, path)
+        _check_rows(rows, path, required)
     except DocumentsError:
         raise
     except UNREADABLE as error:
@@ -185,7 +188,7 @@ def _open_xz(path: Path) -> IO[bytes]:
             return content
 
 
-def _check_columns(table: pyarrow.Table, path: Path) -> None:
+def _check_columns(table: pyarrow.Table, path: Path, required: Mapping[str, str]) -> None:
     if table.num_rows == 0:
         raise DocumentsError(f"{path} holds no rows, or only empty ones. Add some.")
     for column in table.column_names:
@@ -195,18 +198,18 @@ def _check_columns(table: pyarrow.Table, path: Path) -> None:
             table[column].validate(full=True)  # Parquet may hold texts that are no UTF-8
         except pyarrow.ArrowException as error:
             raise DocumentsError(f"{path}: column `{column}` is damaged ({error}). Write the file again.") from error
-    for column in REQUIRED_COLUMNS:
+    for column in required:
         if column not in table.column_names:
             raise DocumentsError(
                 f"{path} has no column `{column}`: it has {', '.join(f'`{name}`' for name in table.column_names)}. "
-                "Each row needs `text` (the prompt) and `value` (the answer)."
+                f"Each row needs {' and '.join(f'`{name}` (the {content})' for name, content in required.items())}."
             )
 
 
-def _check_rows(rows: datasets.Dataset, path: Path) -> None:
+def _check_rows(rows: datasets.Dataset, path: Path, required: Mapping[str, str]) -> None:
     """Reads every row as lm-eval will."""
     for number, row in enumerate(rows, start=1):
-        for column in REQUIRED_COLUMNS:
+        for column, held in required.items():
             content, place = row[column], f"{path}: row {number}: `{column}`"
             if content is None:
                 raise DocumentsError(f"{place} is missing. Fill it in or leave the row out.")
@@ -214,5 +217,5 @@ def _check_rows(rows: datasets.Dataset, path: Path) -> None:
                 raise DocumentsError(f"{place} is of type {type(content).__name__}, not text. Write it as a string.")
             if not content.strip():
                 # lm-eval looks for the answer anywhere in the output, where an empty one always stands.
-                harm = "an empty answer would count as always right" if column == "value" else "there is no prompt"
+                harm = "an empty answer would count as always right" if held == "answer" else f"there is no {held}"
                 raise DocumentsError(f"{place} is empty: {harm}. Fill it in or leave the row out.")

@@ -17,10 +17,12 @@ from lm_eval.tasks.fda.task import FDA
 from lm_eval.tasks.squad_completion.task import SQUADCompletion
 from lm_eval.tasks.swde.task import SWDE
 
+from ..places import answers_of, characters, locate, repeats
 from .documents import Documents, DocumentsError, load_documents
 
 # lm-eval's table hides metrics whose names end in `_stderr`.
 CLUSTERED = "contains_stderr_clustered"
+PLACE = "answer_place"  # of a row in the samples
 
 
 class LocalDocuments(ConfigurableTask):
@@ -77,10 +79,32 @@ class LocalDocuments(ConfigurableTask):
         content_hash = hashlib.sha256(content.encode()).hexdigest()[:16]
         super().build_all_requests(samples=samples, tokenizer_name=f"{tokenizer_name}-{content_hash}", **kwargs)
 
-    def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
+    def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
         """lm-eval's score of one document's continuation, and beside it the pair (score, cluster)."""
         scores = super().process_results(doc, results)
+        self.note_place(doc)
         return {**scores, CLUSTERED: (scores["contains"], _cluster(doc))}
+
+    def note_place(self, doc: dict[str, Any]) -> None:
+        """Adds to the row where its answer stands, as `PLACE`.
+
+        lm-eval writes this very row into its samples once it is scored. Not before: the hash of the row as it was
+        asked is that of the document alone.
+        """
+        answers = answers_of(doc, self.doc_to_target(doc)) or []
+        prompt = self.doc_to_text(doc)
+        place = locate(prompt, answers, characters(prompt))
+        doc[PLACE] = {
+            "prompt_characters": place.length,
+            "distance_characters": place.distance,
+            "depth": place.depth,
+            "in_prompt": place.repeats,
+            "in_document": repeats(answers, self.document_of(doc)),
+        }
+
+    def document_of(self, doc: Mapping[str, Any]) -> str:
+        """The whole document, without the question: the text before the last newline."""
+        return str(doc["text"]).strip().rpartition("\n")[0] or str(doc["text"])
 
     def aggregation(self) -> dict[str, Callable[[Any], Any]]:
         return {**super().aggregation(), "contains": mean, CLUSTERED: clustered_stderr}

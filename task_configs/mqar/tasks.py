@@ -1,6 +1,6 @@
 """The tasks `mqar_*`: their rows made as the fields under `metadata` say; the first word said must be right."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -32,9 +32,10 @@ class MQAR(LocalDocuments):
             datasets.Dataset.from_list(rows), f"generated: {SEED}, {lists} lists of {pairs} pairs", rows_sha256(rows)
         )
 
-    def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
+    def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
         """One prompt's score, and beside it the pair (score, cluster)."""
         right = float(first_word(results[0]) == doc["value"])
+        self.note_place(doc)
         return {"exact_match": right, CLUSTERED: (right, doc["doc_id"])}
 
     def aggregation(self) -> dict[str, Callable[[Any], Any]]:

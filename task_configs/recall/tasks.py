@@ -96,7 +96,11 @@ class Recall(LocalDocuments, SQUADCompletion):
         """The first label: of several, the one that the cut looks for."""
         return self.form.labels(doc)[0]
 
-    def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
+    def document_of(self, doc: Mapping[str, Any]) -> str:
+        """The whole document, whatever the cut leaves of it."""
+        return document_of(doc, self.form)
+
+    def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
         """The scores of one continuation, and with `contains` the document that its standard error clusters by."""
         labels = self.form.labels(doc)
         scores: dict[str, Any] = {"contains": contains(results[0], labels)}

@@ -20,6 +20,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks.fda.task import FDA
 from lm_eval.tasks.squad_completion.task import SQUADCompletion
 from lm_eval.tasks.swde.task import SWDE
+from lm_eval.utils import hash_string
 
 from recall_evals.results.statistics import clustered_standard_error, standard_error
 from recall_evals.task_configs.local.documents import DocumentsError, DocumentsNotFoundError
@@ -182,7 +183,11 @@ def test_limit_of_one_document_and_log_samples(data: Path) -> None:
     samples = results["samples"]["local_fda"]
     assert [sample["contains"] for sample in samples] == [0, 1, 0]
     assert [sample["contains_stderr_clustered"] for sample in samples] == [(0, "doc 0"), (1, "doc 0"), (0, "doc 0")]
-    assert samples[0]["doc"] == ROWS[0]
+    prompt = "Document 0 says alpha, beta, (c.d)* and 12.\nKey 0:"
+    place = {"prompt_characters": 50, "distance_characters": 44 - 21, "depth": 16 / 50, "in_prompt": 1}
+    assert (len(prompt), prompt.index("alpha"), prompt.index("Key")) == (50, 16, 44)
+    assert samples[0]["doc"] == ROWS[0] | {"answer_place": place | {"in_document": 1}}
+    assert samples[0]["doc_hash"] == hash_string(json.dumps(ROWS[0], indent=2)), "of the row without its place"
     json.dumps(samples)
 
 
@@ -258,13 +263,13 @@ def test_bad_documents_stop_the_run_before_the_model_is_asked(data: Path, monkey
 
 
 @pytest.fixture
-def console(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def console(tmp_path: Path, few_tasks: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs lm-eval's console script offline in an empty folder, without $RECALL_EVALS_DATA unless given."""
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name != "RECALL_EVALS_DATA"}
         # The dummy model's tokenizer would be looked for on the hub.
-        environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), **variables}
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), **few_tasks, **variables}
         script = Path(sys.executable).with_name("lm_eval")
         return subprocess.run(
             [script, *arguments],

@@ -69,6 +69,9 @@ def test_groups_have_their_members_and_run_with_one_prompt_of_each(model_args: s
         assert results["n-samples"][name]["effective"] == 1
         (sample,) = results["samples"][name]
         assert {"doc_id", "key", "value", "text"} <= sample["doc"].keys()
+        place = sample["doc"]["answer_place"]
+        assert place["in_prompt"] == place["in_document"] == 1
+        assert 0 <= place["depth"] < 1 and place["prompt_characters"] == len(sample["arguments"][0][0])
         assert len(sample["resps"][0][0]) <= 48  # a byte a token here
     groups = results["groups"]
     assert groups["needle"]["contains,none"] == groups["recall_offline_long"]["contains,none"] == 0

@@ -111,6 +111,12 @@ def test_a_tiny_model_answers_every_local_form(data: Path, model: Path) -> None:
         expected = clustered_standard_error(contained, pages)
         assert scores["contains_stderr_clustered,none"] == pytest.approx(expected)
         assert ("exact,none" in scores) == ("f1_stderr,none" in scores) == ("jrt" in name and "squad" in name)
+        for sample in samples:
+            place, prompt = sample["doc"]["answer_place"], sample["arguments"][0][0]
+            assert place["prompt_characters"] == len(prompt)
+            assert (place["depth"] is not None) == (place["in_prompt"] > 0) == (sample["target"].strip() in prompt)
+            assert place["in_document"] == 1, "also where the prompt lost it, or has it twice"
+            assert ("twice" in name) or place["in_prompt"] <= 1
         arguments = samples[0]["arguments"][0][1]
         assert (arguments["until"], arguments["max_gen_toks"]) == (["\n"], 48)
         metadata = results["configs"][name]["metadata"]
@@ -477,3 +483,26 @@ def test_local_rows_keep_their_own_context(data: Path) -> None:
     task = load("local_jrt_twice_squad")
     assert isinstance(task, Local)
     assert prompts(task)[0].startswith("What is its weight? Another passage.\nUnit 0")
+
+
+def test_an_answer_that_the_cut_lost_is_told_from_one_that_stands_nowhere(data: Path) -> None:
+    task = load("local_jrt_twice_fda", context_length=70)  # ten characters before the key's first place, ten after it
+    row = forms()[1] | {"value": "grey 0"}
+    places = []
+    for asked in (row, row | {"value": "colour i"}, row | {"value": "blue"}):
+        doc = dict(asked)
+        task.process_results(doc, ["x"])
+        places.append(doc.pop("answer_place"))
+        assert doc == asked
+    prompt = task.doc_to_text(row)
+    assert prompt == "Information about Colour. 7 kg. Its colour is .\n7 kg. Its colour is . Colour:"
+    nowhere = {"prompt_characters": len(prompt), "distance_characters": None, "depth": None, "in_prompt": 0}
+    assert places[0] == nowhere | {"in_document": 1}
+    assert places[1] == {
+        "prompt_characters": len(prompt),
+        "distance_characters": len("s . Colour:"),
+        "depth": 36 / len(prompt),
+        "in_prompt": 2,
+        "in_document": 1,
+    }
+    assert places[2] == nowhere | {"in_document": 0}
