@@ -5,14 +5,17 @@ import torch
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 
 
-def parse_dtype(name: str) -> torch.dtype:
-    """`float32`, `bfloat16`, `float16` or `float64`.
+def parse_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`float32`, `bfloat16`, `float16` or `float64`; `auto` is bfloat16 on a CUDA device that has it, else float32.
 
     Raises:
         ValueError: anything else.
     """
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if fast else torch.float32
     if name not in DTYPES:
-        raise ValueError(f"dtype={name!r} is unknown; choose one of {', '.join(DTYPES)}")
+        raise ValueError(f"dtype={name!r} is unknown; choose one of auto, {', '.join(DTYPES)}")
     return DTYPES[name]
 
 

@@ -15,9 +15,10 @@ def check(source: str, revision: str | None, device: str, dtype: str) -> bool:
     """Run the gate on a checkpoint and print its table; whether everything passed. Raises as `load_model` does."""
     began = time.perf_counter()
     where = parse_device(device)
-    model = load_model(source, revision=revision, dtype=parse_dtype(dtype), device=where)
+    model = load_model(source, revision=revision, dtype=parse_dtype(dtype, where), device=where)
+    name = str(model.dtype).removeprefix("torch.")
     card = f" ({torch.cuda.get_device_name(where)})" if where.type == "cuda" else ""
-    print(f"{source}: {model.architecture}, {model.n_parameters:,} parameters, {dtype}, {where}{card}")
+    print(f"{source}: {model.architecture}, {model.n_parameters:,} parameters, {name}, {where}{card}")
     print(f"torch {torch.__version__}, Python {sys.version.split()[0]}\n", flush=True)
     findings = []
     for finding in check_conformance(model):

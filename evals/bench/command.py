@@ -14,7 +14,7 @@ from .timing import ceilings, provenance
 PARTS = {
     "kernels": {"taylor", "others"},
     "drift": {"taylor"},
-    "decode": {"based", "single", "long", "mamba", "slots", "dynamic", "static"},
+    "decode": {"based", "single", "long", "mamba", "slots", "dynamic", "static", "matched"},
 }
 
 

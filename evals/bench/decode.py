@@ -9,12 +9,20 @@ import torch
 from ...adapters.decoding import Generation
 from ...adapters.engine import Engine
 from ...adapters.slots import LOOK_EVERY, DeviceSlots
+from ...models.matched import matched_config
 from ...models.sequence_model import SequenceModel
-from .shapes import BASED_1B, LLAMA_1B, MAMBA_1B, random_model, weight_bytes
+from .shapes import BASED_1B, LLAMA_1B, MAMBA_1B, largest_batch, random_model, weight_bytes
 
 VOCABULARY = 50257
 HALF = torch.bfloat16
 Row = dict[str, Any]
+
+
+@torch.inference_mode()
+def state_bytes(model: SequenceModel, state_dtype: torch.dtype) -> int:
+    """Of one sequence; what grows with a sequence is left out."""
+    _, state = model.prefill(torch.zeros(1, dtype=torch.int64, device=model.device), [1])
+    return state.accumulated_in(state_dtype).nbytes
 
 
 def _wait(device: torch.device) -> None:
@@ -34,9 +42,9 @@ def generation_seconds(
     device, width = model.device, min(VOCABULARY, model.embedding.num_embeddings)
     tokens = torch.randint(width, (batch, prompt), device=device, generator=torch.Generator(device).manual_seed(0))
     _, one = model.prefill(tokens[0], [prompt])
-    state = one.select([0] * batch)
     if state_dtype is not None:
-        state = state.accumulated_in(state_dtype)
+        one = one.accumulated_in(state_dtype)
+    state = one.select([0] * batch)
     state.reserve(prompt + new + LOOK_EVERY)
     slots = DeviceSlots(model, state, width, captured=device.type == "cuda")
     rows = list(range(batch))
@@ -130,7 +138,7 @@ def llama_seconds(batch: int, prompt: int, new: int, compiled: bool) -> float:
 
 
 def rows(copy_rate: float, parts: set[str]) -> Iterator[Row]:
-    """All that `parts` names: based, single, long, mamba, slots, dynamic, static."""
+    """All that `parts` names: based, single, long, mamba, slots, dynamic, static, matched."""
     based = random_model(BASED_1B, "cuda") if parts & {"based", "single", "long", "slots"} else None
     if based is not None:
         if "based" in parts:
@@ -139,14 +147,18 @@ def rows(copy_rate: float, parts: set[str]) -> Iterator[Row]:
         if "single" in parts:
             yield our_row("BASED 1.35 B, fp32 state", based, 1, 4, 1024, copy_rate)
         if "long" in parts:
-            yield our_row("BASED 1.35 B, bf16 state", based, 4096, 8192, 128, copy_rate, HALF)
+            each = 8 * VOCABULARY + state_bytes(based, HALF)  # of its scores too
+            batch = largest_batch(each, weight_bytes(based), 512)
+            yield our_row("BASED 1.35 B, bf16 state", based, batch, 8192, 128, copy_rate, HALF)
         if "slots" in parts:
             yield from refilling_rows(based)
     del based
     if "mamba" in parts:
         yield our_row("Mamba 1.3 B", random_model(MAMBA_1B, "cuda"), 128, 4, 1024, copy_rate)
+    cache = 4 * LLAMA_1B["num_hidden_layers"] * LLAMA_1B["hidden_size"] * (8192 + 128)  # bytes of a long sequence
     for part, batch, prompt, new, compiled in (
-        ("dynamic", 128, 4, 128, False), ("static", 128, 4, 1024, True), ("long", 56, 8192, 128, True),
+        ("dynamic", 128, 4, 128, False), ("static", 128, 4, 1024, True),
+        ("long", largest_batch(cache, 3 * 10**9), 8192, 128, True),
     ):  # fmt: skip
         if part in parts:
             torch.cuda.empty_cache()
@@ -157,3 +169,10 @@ def rows(copy_rate: float, parts: set[str]) -> Iterator[Row]:
                 yield row | {"tokens_per_ms": batch * new / seconds / 1000, "ms_per_step": 1000 * seconds / new}
             except Exception as error:  # a peer that breaks is a finding, and must not end the run
                 yield row | {"skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+    if "matched" in parts:
+        for architecture in ("attention", "based", "mamba", "h3", "hyena", "rwkv"):
+            torch.cuda.empty_cache()
+            model = random_model(matched_config(f"{architecture}-1b"), "cuda")
+            name = f"{architecture}-1b, {model.n_parameters / 1e9:.2f} B parameters"
+            yield our_row(name, model, 128, 4, 252, copy_rate)
+            del model

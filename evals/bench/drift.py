@@ -10,10 +10,10 @@ from ...kernels.taylor_linear_attention.reference import FOLD, TaylorState, n_fe
 MARKS = (512, 2048, 8192)  # steps after which the errors of the last SPAN outputs are taken
 SPAN = 64
 FORMS = {
-    "fp32 state, one pass": (torch.float32, 1),
-    "fp32 state, deferred write": (torch.float32, FOLD),
-    "bf16 state, one pass": (torch.bfloat16, 1),
-    "bf16 state, deferred write": (torch.bfloat16, FOLD),
+    "fp32 state, one pass": (torch.float32, False),
+    "fp32 state, deferred write": (torch.float32, True),
+    "bf16 state, one pass": (torch.bfloat16, False),
+    "bf16 state, deferred write": (torch.bfloat16, True),
 }
 
 
@@ -23,6 +23,7 @@ def rows(batch: int = 8, heads: int = 16, d: int = 16, dv: int = 64, device: str
 
     They are given in float32, so that y is not rounded to bfloat16, which would hide all but the worst.
     """
+    from ...kernels.taylor_linear_attention.triton_recurrence import recur
     from ...kernels.taylor_linear_attention.triton_step import step
 
     features, scale = n_features(d), d**-0.5
@@ -30,10 +31,10 @@ def rows(batch: int = 8, heads: int = 16, d: int = 16, dv: int = 64, device: str
         name: TaylorState(
             torch.zeros(batch, heads, features, dv, dtype=dtype, device=device),
             torch.zeros(batch, heads, features, dtype=dtype, device=device),
-            torch.zeros(batch, fold, heads, d, dtype=torch.bfloat16, device=device),
-            torch.zeros(batch, fold, heads, dv, dtype=torch.bfloat16, device=device),
+            torch.zeros(batch, FOLD, heads, d, dtype=torch.bfloat16, device=device),
+            torch.zeros(batch, FOLD, heads, dv, dtype=torch.bfloat16, device=device),
         )
-        for name, (dtype, fold) in FORMS.items()
+        for name, (dtype, _) in FORMS.items()
     }
     s = torch.zeros(batch, heads, features, dv, dtype=torch.float64, device=device)
     z = torch.zeros(batch, heads, features, dtype=torch.float64, device=device)
@@ -52,7 +53,8 @@ def rows(batch: int = 8, heads: int = 16, d: int = 16, dv: int = 64, device: str
         exact = (phi_q[:, :, None] @ s)[:, :, 0] / (phi_q * z).sum(-1, keepdim=True)
         squares["exact"] += exact.square().sum()
         for name, state in states.items():
-            y = step(q, k, v, scale, position, state)
+            deferred = FORMS[name][1]
+            y = step(q, k, v, scale, position, state) if deferred else recur(q, k, v, scale, state[:2])
             squares[name] += (y.double() - exact).square().sum()
         position += 1
         if t % SPAN == 0:

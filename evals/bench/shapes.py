@@ -6,47 +6,10 @@ from typing import Any
 import torch
 
 from ...models.loading import detect_architecture, model_class
+from ...models.matched import matched_config
 from ...models.sequence_model import SequenceModel
 
-_MIXERS = "based.models.mixers"
-BASED_1B: dict[str, Any] = {
-    "model_type": "gpt2",
-    "vocab_size": 50257,
-    "pad_vocab_size_multiple": 8,
-    "n_positions": 0,
-    "n_embd": 1792,
-    "n_layer": 36,
-    "n_head": 16,
-    "n_inner": 3584,
-    "activation_function": "swiglu",
-    "layer_norm_epsilon": 1e-5,
-    "rms_norm": True,
-    "residual_in_fp32": True,
-    "mlp_fc1_bias": False,
-    "mlp_fc2_bias": False,
-    "qkv_proj_bias": False,
-    "out_proj_bias": False,
-    "rotary_emb_fraction": 1,
-    "mixer": {"_target_": f"{_MIXERS}.convolution.BaseConv", "expand_proj": 4, "kernel_size": 3},
-    "alt_mixer_layers": [1, 6, 11, 16, 21, 27, 33],
-    "alt_mixer": {
-        "_target_": f"{_MIXERS}.linear_attention.LinearAttention",
-        "feature_dim": 16,
-        "num_heads": 16,
-        "feature_map": {"_target_": f"{_MIXERS}.linear_attention.TaylorExp", "input_dim": 16},
-    },
-    "alt_mixer_2_layers": [2, 7, 12, 17, 22, 28, 34],
-    "alt_mixer_2": {"_target_": f"{_MIXERS}.slide_attention.SlidingAttention", "window_size": 256},
-}
-MAMBA_1B: dict[str, Any] = {
-    "d_model": 2048,
-    "n_layer": 46,
-    "vocab_size": 50277,
-    "ssm_cfg": {},
-    "rms_norm": True,
-    "residual_in_fp32": True,
-    "pad_vocab_size_multiple": 16,
-}
+BASED_1B, MAMBA_1B = matched_config("based-1b"), matched_config("mamba-1b")
 # 1.42 B parameters: what the same size is as a Llama-style Transformer.
 LLAMA_1B: dict[str, Any] = {
     "vocab_size": 50264,
@@ -78,7 +41,16 @@ def random_model(config: dict[str, Any], device: str, dtype: torch.dtype = torch
                 p.normal_(0, 0.02, generator=generator)
             else:
                 p.fill_(0.0 if name.endswith("bias") else 1.0)
+        for part in model.modules():  # rates and filters, which noise would blow up
+            if part is not model and hasattr(part, "initialize"):
+                part.initialize(generator)  # type: ignore[operator]
     return model.eval()
+
+
+def largest_batch(sequence_bytes: int, held: int, step: int = 8) -> int:
+    """How many sequences of so many bytes fit beside `held` bytes: a multiple of `step`, with a fifth left over."""
+    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return max(step, int((0.8 * memory - held) / sequence_bytes) // step * step)
 
 
 def weight_bytes(model: SequenceModel) -> int:

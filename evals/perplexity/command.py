@@ -61,7 +61,7 @@ def ppl(
     max_train_count: int = 1000,
     tokenizer: str | None = None,
     revision: str | None = None,
-    dtype: str = "float32",
+    dtype: str = "auto",
     device: str | None = None,
     output: Path | None = None,
 ) -> None:

@@ -22,7 +22,7 @@ class Config(NamedTuple):
     registers: int | None = None  # most of a thread, so that more programs run at a time
 
 
-MANY = Config(keys=16, warps=1)
+MANY = Config(keys=8, warps=1)
 FEW = Config(keys=128, warps=8)  # where sequences and heads are too few to fill the device
 FEW_PROGRAMS = 128
 

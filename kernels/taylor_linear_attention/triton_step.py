@@ -7,8 +7,7 @@ rows are read as they lie, 1, then x_b, then x_a x_b for each a and b >= a, so t
 
 What stands in the brackets is summed in a tile `[d, dv]` of registers, and over b only at the end: a sum over threads
 for each a would hold up the loads. Then it attends to the tokens beside S. Where these are complete, one step in FOLD,
-a second kernel folds them in; in the first it would take registers, and fewer programs would run at a time. With FOLD =
-1 no token lies beside S: each tile is written as it passes, and a step is the plain recurrence in one pass.
+a second kernel folds them in; in the first it would take registers, and fewer programs would run at a time.
 
 Sequences live in slots: row i of q, k, v belongs to slot rows[i] of the state.
 """
@@ -22,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..devices import arrivals, overlapped, slots_of
+from ..devices import overlapped, slots_of
 from .reference import TaylorState, n_features
 
 HALF_ROOT = tl.constexpr(sqrt(0.5))
@@ -41,13 +40,11 @@ class Config(NamedTuple):
     registers: int | None = None
 
 
-MANY = Config(values=128, warps=1)
-FEW = Config(values=16, warps=1)  # where sequences and heads alone are too few programs
+MANY = Config(values=128, warps=2)
+FEW = Config(values=8, warps=1)  # where sequences and heads alone are too few programs
 FEW_PROGRAMS = 128
 FOLD_TILE, FOLD_WARPS = 32, 4
-FOLD_PROGRAMS = (
-    1024  # about as many as run at a time: most steps have nothing to fold, and launching should cost little
-)
+FOLD_PROGRAMS = 1024  # about as many as run at a time: most steps only find that there is nothing to fold
 
 
 @triton.jit
@@ -64,10 +61,9 @@ def _step(  # type: ignore[no-untyped-def]
     rows, position,  # [B], [slots]
     s, z, keys, values,  # [slots, H, F, dv], [slots, H, F], [slots, FOLD, H, d or dv]
     gamma,  # [H], if DECAY
-    arrived,  # [B H], zeros before and after, if FOLD = 1 and SPLIT
     H: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, F: tl.constexpr, FOLD: tl.constexpr,
     DP: tl.constexpr, JP: tl.constexpr, BLOCK: tl.constexpr,
-    ROOT: tl.constexpr, SPLIT: tl.constexpr, DECAY: tl.constexpr, PDL: tl.constexpr,
+    ROOT: tl.constexpr, DECAY: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
@@ -82,8 +78,7 @@ def _step(  # type: ignore[no-untyped-def]
     values += (slot * FOLD * H + h) * DV
     s += (slot * H + h) * (F * DV)
     z += (slot * H + h) * F
-    if FOLD > 1:
-        place = (tl.load(position + slot) % FOLD).to(tl.int32)
+    place = (tl.load(position + slot) % FOLD).to(tl.int32)
     s_first, z_first = _load(s, z, 1 + b, e, in_b, in_e, DV)
     s_next, z_next = _load(s, z, 1 + D + b, e, in_b, in_e, DV)
     s_0 = tl.load(s + e, mask=in_e, other=0.0).to(tl.float32)
@@ -92,22 +87,9 @@ def _step(  # type: ignore[no-untyped-def]
     v_now = tl.load(v + i * v_row + h * v_head + e, mask=in_e, other=0.0)
     x_b = tl.load(q + b, mask=in_b, other=0.0).to(tl.float32) * ROOT
     k_b, v_e = k_now.to(tl.float32) * ROOT, v_now.to(tl.float32)
-    since = 1.0  # of S, by how much it decayed since the last fold
-    if DECAY:
-        log_gamma = tl.log2(tl.load(gamma + h).to(tl.float32))
-        since = tl.exp2(log_gamma)
     acc, z_acc = s_first.to(tl.float32), z_first.to(tl.float32)
-    if FOLD == 1:
-        place_b = s + (1 + b)[:, None] * DV + e[None, :]
-        s_b = acc * since + k_b[:, None] * v_e[None, :]
-        tl.store(s + e, (s_0 * since + v_e).to(s.dtype.element_ty), mask=in_e)
-        tl.store(place_b, s_b.to(s.dtype.element_ty), mask=in_b[:, None] & in_e[None, :])
-        if not SPLIT:
-            tl.store(z, (z_0 + 1.0).to(z.dtype.element_ty))
-            tl.store(z + 1 + b, (z_acc + k_b).to(z.dtype.element_ty), mask=in_b)
     for a in tl.static_range(D):
         f = 1 + D + a * D - a * (a + 1) // 2 + b  # of x_a x_b
-        in_f = in_b & (b >= a)
         s_tile, z_tile = s_next.to(tl.float32), z_next.to(tl.float32)
         if a + 1 < D:  # asked for before this one is used
             s_next, z_next = _load(s, z, f + D - a - 1, e, in_b & (b > a), in_e, DV)
@@ -115,48 +97,27 @@ def _step(  # type: ignore[no-untyped-def]
         x = tl.load(q + a).to(tl.float32) * ROOT * c
         acc += x[:, None] * s_tile
         z_acc += x * z_tile
-        if FOLD == 1:
-            phi = tl.load(k + a).to(tl.float32) * ROOT * c * k_b
-            s_tile = s_tile * since + phi[:, None] * v_e[None, :]
-            place_f = s + f[:, None] * DV + e[None, :]
-            tl.store(place_f, s_tile.to(s.dtype.element_ty), mask=in_f[:, None] & in_e[None, :])
-            if not SPLIT:
-                tl.store(z + f, (z_tile + phi).to(z.dtype.element_ty), mask=in_f)
     read = s_0 + tl.sum(x_b[:, None] * acc, axis=0)
     similarity = tl.sum(x_b * k_b, axis=0)
     weight = 1.0 + similarity + similarity * similarity * 0.5
     total = z_0 + tl.sum(x_b * z_acc, axis=0) + weight
     y_sum = weight * v_e
-    if FOLD > 1:
-        j = tl.arange(0, JP)
-        before = j < place
-        k_j = tl.load(keys + j[:, None] * (H * D) + b[None, :], mask=before[:, None] & in_b[None, :], other=0.0)
-        v_j = tl.load(values + j[:, None] * (H * DV) + e[None, :], mask=before[:, None] & in_e[None, :], other=0.0)
-        similarities = tl.sum(x_b[None, :] * (k_j.to(tl.float32) * ROOT), axis=1)
-        weights = tl.where(before, 1.0 + similarities + similarities * similarities * 0.5, 0.0)
-        total += tl.sum(weights, axis=0)
-        if DECAY:
-            weights *= tl.exp2(log_gamma * tl.where(before, place - j, 0).to(tl.float32))
-            since = tl.exp2(log_gamma * (place + 1).to(tl.float32))
-        y_sum += tl.sum(weights[:, None] * v_j.to(tl.float32), axis=0)
-        if tl.program_id(1) == 0:
-            tl.store(keys + place * (H * D) + b, k_now, mask=in_b)
-        tl.store(values + place * (H * DV) + e, v_now, mask=in_e)
-    tl.store(y + (i * H + h) * DV + e, ((y_sum + read * since) / total).to(y.dtype.element_ty), mask=in_e)
-    if FOLD == 1 and SPLIT:
-        # All programs of a head read z: the last to come here writes it.
-        tl.debug_barrier()
-        if tl.atomic_add(arrived + tl.program_id(0), 1) == tl.num_programs(1) - 1:
-            tl.store(z, (z_0 + 1.0).to(z.dtype.element_ty))
-            tl.store(z + 1 + b, (z_first.to(tl.float32) + k_b).to(z.dtype.element_ty), mask=in_b)
-            row = tl.arange(0, DP)  # a
-            pair = 1 + D + (row * D - row * (row + 1) // 2)[:, None] + b[None, :]
-            in_pair = in_b[None, :] & (b[None, :] >= row[:, None])
-            k_a = tl.load(k + row, mask=row < D, other=0.0).to(tl.float32) * ROOT
-            phi_ab = k_a[:, None] * k_b[None, :] * tl.where(row[:, None] == b[None, :], HALF_ROOT, 1.0)
-            z_ab = tl.load(z + pair, mask=in_pair, other=0.0).to(tl.float32) + phi_ab
-            tl.store(z + pair, z_ab.to(z.dtype.element_ty), mask=in_pair)
-            tl.store(arrived + tl.program_id(0), 0)
+    j = tl.arange(0, JP)
+    before = j < place
+    k_j = tl.load(keys + j[:, None] * (H * D) + b[None, :], mask=before[:, None] & in_b[None, :], other=0.0)
+    v_j = tl.load(values + j[:, None] * (H * DV) + e[None, :], mask=before[:, None] & in_e[None, :], other=0.0)
+    similarities = tl.sum(x_b[None, :] * (k_j.to(tl.float32) * ROOT), axis=1)
+    weights = tl.where(before, 1.0 + similarities + similarities * similarities * 0.5, 0.0)
+    total += tl.sum(weights, axis=0)
+    if DECAY:
+        log_gamma = tl.log2(tl.load(gamma + h).to(tl.float32))
+        weights *= tl.exp2(log_gamma * tl.where(before, place - j, 0).to(tl.float32))
+        read *= tl.exp2(log_gamma * (place + 1).to(tl.float32))
+    y_sum += tl.sum(weights[:, None] * v_j.to(tl.float32), axis=0)
+    if tl.program_id(1) == 0:
+        tl.store(keys + place * (H * D) + b, k_now, mask=in_b)
+    tl.store(values + place * (H * DV) + e, v_now, mask=in_e)
+    tl.store(y + (i * H + h) * DV + e, ((y_sum + read) / total).to(y.dtype.element_ty), mask=in_e)
 
 
 @triton.jit
@@ -232,7 +193,7 @@ def step(
 
     Args:
         position: `[slots]` int64, tokens read before this one.
-        state: of all slots, contiguous; the number of tokens beside S, FOLD, is its recent_keys.shape[1].
+        state: of all slots, contiguous; the number of tokens beside S, FOLD, is its recent_keys.shape[1], 2 or more.
         rows: `[B]`, the slot of each sequence, none twice; None: row i is slot i.
         config: how the work is cut; None for what suits the sizes.
     """
@@ -241,20 +202,16 @@ def step(
     rows = slots_of(rows, q)
     config = config or (MANY if B * H > FEW_PROGRAMS else FEW)
     block = min(config.values, triton.next_power_of_2(DV))
-    split = triton.cdiv(DV, block)
     y = v.new_empty(B, H, DV)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     sizes = {"H": H, "D": D, "DV": DV, "F": F, "FOLD": FOLD, "ROOT": sqrt(scale), "DECAY": decay is not None}
     sizes |= {"JP": max(16, triton.next_power_of_2(FOLD)), **overlapped(q)}
     gamma = state.k_sum if decay is None else decay
     if B:
-        _step[(B * H, split)](
-            q, k, v, y, *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], rows, position, *state, gamma,
-            arrivals(B * H, q.device) if split > 1 else rows, **sizes,
-            DP=max(16, triton.next_power_of_2(D)), BLOCK=block, SPLIT=split > 1,
-            num_warps=config.warps, maxnreg=config.registers,
+        _step[(B * H, triton.cdiv(DV, block))](
+            q, k, v, y, *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], rows, position, *state, gamma, **sizes,
+            DP=triton.next_power_of_2(D), BLOCK=block, num_warps=config.warps, maxnreg=config.registers,
         )  # fmt: skip
-    if B and FOLD > 1:
         heads = max(1, B * H // FOLD_PROGRAMS)
         _fold[(B, triton.cdiv(H, heads))](
             rows, position, *state, gamma, pairs_of(D, q.device), triton.cdiv(F, FOLD_TILE), heads, **sizes,

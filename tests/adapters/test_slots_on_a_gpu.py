@@ -15,10 +15,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=sorted(tiny.CONFIGS))
+@pytest.fixture(params=sorted(tiny.CONFIGS | tiny.BASELINES))
 def model(request):
     # Flash attention takes heads of a multiple of 8 dimensions; these have 16.
-    return tiny.build(tiny.CONFIGS[request.param]).to("cuda", torch.bfloat16).eval()
+    return tiny.build((tiny.CONFIGS | tiny.BASELINES)[request.param]).to("cuda", torch.bfloat16).eval()
 
 
 def prompts(n: int, least: int = 30) -> list[list[int]]:

@@ -127,13 +127,14 @@ def check_triton_under_the_interpreter() -> None:
     """float32 alone: the interpreter is silently wrong in bfloat16."""
     from recall_evals.kernels.selective_scan.triton_scan import DEFAULT, Config, triton_scan
 
+    # The interpreter takes milliseconds a token and block: two full segments, then three and blocks that are not full.
     small = Config(segment=8, group=4, forward_block=4, backward_block=8)
     for config, shape, largest_exponent in (
         (small, (1, 1, 1, 1), None),
         (small, (2, 5, 3, 4), None),
         (small, (2, 16, 8, 16), None),
-        (small, (2, 27, 11, 5), None),
-        (small, (2, 27, 11, 5), 80.0),
+        (small, (2, 19, 9, 5), None),
+        (small, (1, 19, 9, 5), 80.0),
         (small, (1, 9, 3, 2), 2000.0),
         (DEFAULT, (1, DEFAULT.segment + 3, 2, 3), None),
     ):
@@ -146,7 +147,8 @@ def check_triton_under_the_interpreter() -> None:
 
         got = output_and_gradients(form, floats)
         assert_close(got, want, 1e-5, 1e-5)
-        assert all(map(torch.equal, got, output_and_gradients(form, floats)))
+        if shape == (2, 19, 9, 5):
+            assert all(map(torch.equal, got, output_and_gradients(form, floats)))
 
 
 @on_cuda

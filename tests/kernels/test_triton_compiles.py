@@ -47,6 +47,7 @@ def compile_all() -> None:
     from recall_evals.kernels.short_convolution.triton_step import step as convolution
     from recall_evals.kernels.sliding_window_attention.triton_step import step as sliding
     from recall_evals.kernels.taylor_linear_attention.reference import TaylorState, n_features
+    from recall_evals.kernels.taylor_linear_attention.triton_recurrence import recur
     from recall_evals.kernels.taylor_linear_attention.triton_step import MANY
     from recall_evals.kernels.taylor_linear_attention.triton_step import step as taylor
 
@@ -64,11 +65,12 @@ def compile_all() -> None:
         return torch.zeros(shape, dtype=dtype)
 
     position = torch.zeros(4, dtype=torch.int64)
-    for fold, state, decay, config in ((16, FLOAT, None, None), (1, HALF, rand(2), None), (16, HALF, rand(2), MANY)):
+    q, k = rand(2, 1, 2, 16)
+    for state, decay, config in ((FLOAT, None, None), (HALF, rand(2), MANY)):
         s, z = rand(4, 2, n_features(16), 112, dtype=state), rand(4, 2, n_features(16), dtype=state)
-        remembered = TaylorState(s, z, rand(4, fold, 2, 16), rand(4, fold, 2, 112))
-        q, k = rand(2, 1, 2, 16)
+        remembered = TaylorState(s, z, rand(4, 16, 2, 16), rand(4, 16, 2, 112))
         taylor(q, k, rand(1, 2, 112), 0.25, position, remembered, decay, config=config)
+        recur(q, k, rand(1, 2, 112), 0.25, (s, z), decay)
     q, k, v = rand(1, 3, 2, 112).unbind(1)
     sliding(q, k, v, (rand(1, 56), rand(1, 56)), 0.1, position, (rand(4, 2, 129, 112), rand(4, 2, 129, 112)))
     convolution(rand(1, 64), rand(64, 3), rand(64), rand(1, 64), rand(4, 2, 64))
@@ -78,8 +80,8 @@ def compile_all() -> None:
     add_rms_norm(rand(1, 64, dtype=FLOAT), rand(1, 64), rand(64), 1e-5, True)
     inputs = GatedInputs(*(rand(1, 64) for _ in range(3)), rand(1, 16), rand(1, 16), rand(64), rand(64, 16), rand(64))
     gated_step(inputs, rand(4, 64, 16, dtype=FLOAT))
-    wanted = {"_step", "_fold", "_gate", "_choose", "_product", "_add_norm"}
-    assert set(compiled) == wanted and len(compiled) == 12, compiled
+    wanted = {"_step", "_fold", "_recur", "_gate", "_choose", "_product", "_add_norm"}
+    assert set(compiled) == wanted and len(compiled) == 13, compiled
 
 
 @pytest.mark.skipif(
