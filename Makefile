@@ -2,15 +2,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Of 21,000 modules few are ever imported: Python compiles those then.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 
-.PHONY: test demo clean
+.PHONY: test test-ray demo clean
 
 test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup  # a worker a core, each with one thread
+
+# A cluster of four nodes on this machine: minutes.
+test-ray: $(VENV)/test.stamp
+	$(INSTALL) -c constraints.txt -e '.[ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/evals/test_sweep_ray.py
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/recall-evals demo
@@ -21,15 +27,15 @@ $(VENV)/torch.stamp: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python >= 3.11 is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1): set PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -c constraints.txt torch
+	$(INSTALL) -c constraints.txt torch
 	touch $@
 
 $(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml src/recall_evals.pth
-	$(PIP) install -c constraints.txt -e .
+	$(INSTALL) -c constraints.txt -e .
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/torch.stamp pyproject.toml src/recall_evals.pth
-	$(PIP) install -c constraints.txt -e '.[test]'
+	$(INSTALL) -c constraints.txt -e '.[test]'
 	touch $@ $(VENV)/demo.stamp
 
 clean:

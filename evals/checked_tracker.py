@@ -80,7 +80,9 @@ def _is_whole(file: Path, records: int) -> bool:
     """Whether a file holds so many JSON records: a line each, or one in all."""
     try:
         text = file.read_text(encoding="utf-8")
-        found = [json.loads(text)] if file.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
+        # Not splitlines: an answer may hold other ends of a line (U+2028), which lm-eval writes as they are.
+        lines = [text] if file.suffix == ".json" else text.split("\n")
+        found = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError):
         return False
     return len(found) == records

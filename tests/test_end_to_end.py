@@ -54,13 +54,15 @@ def documents(task: str, rows: int) -> list[dict]:
 @pytest.fixture
 def random_model(tmp_path: Path) -> Path:
     gpt2 = tiny.SHARED / "data" / "gpt2" / "tokenizer.json"
-    folder = tiny.save(tmp_path / "random", tiny.changed(tiny.BASED, vocab_size=50257 if gpt2.exists() else 257))
+    folder = tiny.save(
+        tmp_path / "random", tiny.changed(tiny.BASED, n_layer=3, vocab_size=50257 if gpt2.exists() else 257)
+    )
     if gpt2.exists():
         shutil.copy(gpt2, folder / "tokenizer.json")
     return folder
 
 
-def test_upstream_swde_and_fda_give_the_same_texts_at_batch_1_and_16(random_model, tmp_path):
+def test_upstream_swde_and_fda_give_the_same_texts_at_batch_1_and_16(random_model, few_tasks, tmp_path):
     """The model and lm-eval's own data sets come from a hub, here on loopback."""
     published = {}
     for task, repository in DATASETS.items():
@@ -71,7 +73,7 @@ def test_upstream_swde_and_fda_give_the_same_texts_at_batch_1_and_16(random_mode
         (folder / "validation.json").write_text("".join(lines))
     runs = []
     with LoopbackHub(models={"hazyresearch/based-random": random_model}, datasets=published) as hub:
-        environment = hub.environment(tmp_path / "home")
+        environment = hub.environment(tmp_path / "home", **few_tasks)
         for batch in (1, 16):
             out = tmp_path / f"out{batch}"
             printed = lm_eval(

@@ -135,7 +135,7 @@ class Evaluation(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluation]:
+def evaluation(tmp_path_factory: pytest.TempPathFactory, few_tasks: dict[str, str]) -> Iterator[Evaluation]:
     folder = tmp_path_factory.mktemp("hub")
     datasets = {}
     for (task, repository), publish in zip(
@@ -149,7 +149,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluation]
     command += ["--model_args", f"pretrained={MODEL},revision={REVISION}", "--tasks", ",".join(PUBLISHED)]
     command += ["--batch_size", "4", "--log_samples", "--output_path"]
     with LoopbackHub(models={MODEL: {"main": other, REVISION: model}}, datasets=datasets) as hub:
-        environment = hub.environment(folder / "home")
+        environment = hub.environment(folder / "home", **few_tasks)
         evaluation = Evaluation(hub, model, [], [], [])
         for name, variables in (("online", {}), ("offline", {"HF_HUB_OFFLINE": "1"})):
             run([*command, str(folder / name)], environment | variables, folder)

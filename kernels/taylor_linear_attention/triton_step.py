@@ -44,7 +44,7 @@ MANY = Config(values=128, warps=2)
 FEW = Config(values=8, warps=1)  # where sequences and heads alone are too few programs
 FEW_PROGRAMS = 128
 FOLD_TILE, FOLD_WARPS = 32, 4
-FOLD_PROGRAMS = 1024  # about as many as run at a time: most steps only find that there is nothing to fold
+FOLD_PROGRAMS = 2048  # about as many as run at a time: most steps only find that there is nothing to fold
 
 
 @triton.jit

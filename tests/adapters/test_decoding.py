@@ -138,7 +138,7 @@ def test_tokens_that_are_seen_some_at_a_time_make_the_same_answer(seed):
 
 def test_sampling_follows_the_distribution_and_its_cuts():
     scores = torch.tensor([1.0, 3.0, 2.0, -1.0])
-    uniforms = (np.arange(20_000) + 0.5) / 20_000
+    uniforms = (np.arange(4_000) + 0.5) / 4_000
 
     def shares(sampling):
         counts = np.bincount([sampling.draw(scores, u) for u in uniforms], minlength=4)

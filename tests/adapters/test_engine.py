@@ -67,7 +67,7 @@ def alone(model, jobs):
 
 
 def test_generation_is_invariant(model):
-    want = alone(model, jobs_for(1, 60, sampled=True))
+    want = alone(model, jobs_for(1, 40, sampled=True))
     ties = 0
     for slots, share, budget, shuffle in [
         (1, True, 8192, 0),
@@ -75,13 +75,13 @@ def test_generation_is_invariant(model):
         (16, True, 8192, 2),
         (7, False, 300, 3),
     ]:
-        jobs = jobs_for(1, 60, sampled=True)
-        order = list(range(60))
+        jobs = jobs_for(1, 40, sampled=True)
+        order = list(range(40))
         random.Random(shuffle).shuffle(order)
         done: list[int] = []
         machine = engine(model, slots, share=share, budget=budget)
         machine.generate([jobs[i] for i in order], done.append)
-        assert sorted(done) == list(range(60)), "every request is reported once"
+        assert sorted(done) == list(range(40)), "every request is reported once"
         different = [i for i, job in enumerate(jobs) if (job.tokens, job.text) != want[i] and not job.near_ties]
         assert not different, f"slots {slots}, sharing {share}, budget {budget}: {different}"
         ties += machine.meter.near_ties
@@ -102,13 +102,13 @@ def test_several_steps_at_a_time_on_the_device_change_nothing(model, monkeypatch
         made.append(DeviceSlots(model, state, vocabulary, captured=False))
         return made[-1]
 
-    want = alone(model, jobs_for(1, 60, sampled=True))
-    plain = alone(model, jobs_for(3, 40))
+    want = alone(model, jobs_for(1, 30, sampled=True))
+    plain = alone(model, jobs_for(3, 30))
     monkeypatch.setattr("recall_evals.adapters.engine.make_slots", device_slots)
     for slots, seed, n, sampled, wanted in [
-        (5, 1, 60, True, want),
-        (16, 3, 40, False, plain),
-        (1, 3, 40, False, plain),
+        (5, 1, 30, True, want),
+        (16, 3, 30, False, plain),
+        (1, 3, 30, False, plain),
     ]:
         made: list[DeviceSlots] = []
         jobs, done = jobs_for(seed, n, sampled), []
@@ -138,7 +138,7 @@ def naive_score(model, job: Score) -> tuple[float, bool]:
 def test_scores_are_invariant_and_right(model):
     rng = random.Random(3)
     jobs = []
-    for prompt in prompts(4, 40):
+    for prompt in prompts(4, 20):
         if len(prompt) < 2:
             continue
         context = rng.randint(1, len(prompt) - 1)
@@ -180,13 +180,14 @@ def test_padding_rows_of_the_head_are_never_chosen():
     assert set(job.tokens) <= {0, 1, 2}
 
 
-def test_ten_thousand_requests_never_hold_more_than_the_bound():
+@pytest.mark.parametrize("many", [2_000, pytest.param(10_000, marks=pytest.mark.long)])
+def test_many_requests_never_hold_more_than_the_bound(many):
     model = tiny.build(tiny.changed(tiny.BASED, n_layer=3))
     rng = random.Random(0)
-    pages = [[rng.randrange(257) for _ in range(rng.randint(5, 40))] for _ in range(900)]
+    pages = [[rng.randrange(257) for _ in range(rng.randint(5, 40))] for _ in range(many // 11)]
     jobs = [
         Generation(rng.choice(pages) + [rng.randrange(257) for _ in range(3)], [], rng.randint(1, 3))
-        for _ in range(10_000)
+        for _ in range(many)
     ]
     machine = engine(model, 32)
     machine.generate(jobs)

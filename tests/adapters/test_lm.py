@@ -2,13 +2,11 @@
 
 import json
 
-import lm_eval
 import pytest
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.tasks import TaskManager
 
-import recall_evals.task_configs
+import our_tasks
 import tiny
 from recall_evals.adapters.lm import AttentionLM, BasedLM, MambaLM
 from recall_evals.adapters.memory import sequence_bytes
@@ -144,17 +142,10 @@ def test_through_simple_evaluate_with_results_and_cache(folders, tmp_path, monke
     ]
     (data / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setenv("RECALL_EVALS_DATA", str(data.parent))
-    manager = TaskManager(include_path=next(iter(recall_evals.task_configs.__path__)))
 
     def evaluate(**options):
-        return lm_eval.simple_evaluate(
-            model=BasedLM(str(folders["based"]), batch_size=options.pop("batch", 1)),
-            tasks=["local_fda"],
-            task_manager=manager,
-            random_seed=0,
-            bootstrap_iters=10,
-            **options,
-        )
+        model = BasedLM(str(folders["based"]), batch_size=options.pop("batch", 1))
+        return our_tasks.evaluate(["local_fda"], model, random_seed=0, bootstrap_iters=10, **options)
 
     one, many = evaluate(), evaluate(batch=16)
 

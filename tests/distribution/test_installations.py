@@ -9,8 +9,8 @@ import pytest
 
 from distribution.environment import ROOT, TASKS, Environment
 
-FOLDERS = ("kernels", "models", "adapters", "task_configs", "evals", "results", "training", "checkpoints")
-NAMES = {"based", "attention", "mamba"}
+FOLDERS = ("kernels", "models", "adapters", "task_configs", "evals", "results", "training", "checkpoints", "suites")
+NAMES = {"based", "attention", "mamba", "h3", "hyena", "rwkv"}
 
 
 def tracked(folder: str) -> list[Path]:
@@ -42,17 +42,22 @@ def test_a_wheel_holds_the_tree(builds: dict[str, Path], installation: str) -> N
         f"recall_evals/{file.relative_to(ROOT)}"
         for folder in FOLDERS
         for file in tracked(folder)
-        if folder != "results" or file.suffix == ".py" or file.is_relative_to(ROOT / "results" / "published")
+        if folder != "results"
+        or file.suffix == ".py"
+        or file == ROOT / "results" / "page.html"
+        or file.is_relative_to(ROOT / "results" / "published")
     }
     with zipfile.ZipFile(builds[installation]) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == expected | {"recall_evals/__init__.py", "recall_evals/py.typed", "recall_evals.pth"}
 
 
-def test_the_console_script_runs_a_model(installed: Environment, model: Path, documents: Path, tmp_path: Path) -> None:
+def test_the_console_script_runs_a_model(
+    installed: Environment, model: Path, documents: Path, few_tasks: dict[str, str], tmp_path: Path
+) -> None:
     command = ["--model", "based", "--model_args", f"pretrained={model}", "--tasks", "local_fda", "--batch_size", "2"]
     output = ["--gen_kwargs", "max_gen_toks=4", "--limit", "3", "--log_samples", "--output_path", str(tmp_path)]
-    done = installed.run("lm_eval", *command, *output, RECALL_EVALS_DATA=str(documents))
+    done = installed.run("lm_eval", *command, *output, RECALL_EVALS_DATA=str(documents), **few_tasks)
     assert "|local_fda|" in done.stdout
     (file,) = tmp_path.rglob("results_*.json")
     results = json.loads(file.read_text())
@@ -61,10 +66,20 @@ def test_the_console_script_runs_a_model(installed: Environment, model: Path, do
     assert list(installed.home.iterdir()) == []
 
 
-def test_lm_eval_lists_our_tasks_and_its_own(from_wheel: Environment) -> None:
-    rows = from_wheel.run("lm_eval", "ls", "tasks").stdout.splitlines()
+def test_lm_eval_lists_our_tasks_and_its_own(from_wheel: Environment, few_tasks: dict[str, str]) -> None:
+    rows = from_wheel.run("lm_eval", "ls", "tasks", **few_tasks).stdout.splitlines()
     listed = {row.split("|")[1].strip() for row in rows if row.startswith("|")}
     assert {*TASKS, "local_fda", "local_swde", "local_squad", "fda", "hellaswag"} <= listed
+
+
+def test_our_tasks_beside_all_of_lm_evals_own(from_wheel: Environment) -> None:
+    found = from_wheel.evaluate(
+        "import json; from lm_eval.tasks import TaskManager; index = TaskManager().task_index\n"
+        f"print(json.dumps([len(index), 'mmlu' in index, [str(index[name].yaml_path) for name in {TASKS}]]))"
+    )
+    assert isinstance(found, list)
+    assert found[0] > 10_000 and found[1]
+    assert all(Path(file).is_relative_to(from_wheel.package / "task_configs") for file in found[2])
 
 
 def test_the_bundled_checkpoints_are_found(installed: Environment) -> None:

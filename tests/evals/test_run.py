@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+from recall_evals.evals.checked_tracker import _is_whole
 
 
 def write_forms(file: Path) -> None:
@@ -45,7 +46,7 @@ def workplace(tmp_path_factory):
 
 
 @pytest.fixture
-def command(workplace, tmp_path):
+def command(workplace, few_tasks, tmp_path):
     """Starts `recall-evals run` on the model and documents, in an empty folder."""
 
     def start(*flags, shell="", **model_args):
@@ -54,13 +55,17 @@ def command(workplace, tmp_path):
         arguments = ",".join(f"{k}={v}" for k, v in {"pretrained": workplace / "model", **model_args}.items())
         program = [str(Path(sys.executable).with_name("recall-evals")), "run", "--model", "based"]
         words = [*program, "--model_args", arguments, "--tasks", "local_fda", *map(str, flags)]
-        environment = os.environ | {
-            "RECALL_EVALS_DATA": str(workplace / "documents"),
-            "HF_HUB_OFFLINE": "1",
-            "HF_HOME": str(tmp_path / "hf"),
-            "TMPDIR": str(tmp_path / "tmp"),
-            "OMP_NUM_THREADS": "1",
-        }
+        environment = (
+            os.environ
+            | few_tasks
+            | {
+                "RECALL_EVALS_DATA": str(workplace / "documents"),
+                "HF_HUB_OFFLINE": "1",
+                "HF_HOME": str(tmp_path / "hf"),
+                "TMPDIR": str(tmp_path / "tmp"),
+                "OMP_NUM_THREADS": "1",
+            }
+        )
         return subprocess.Popen(
             ["bash", "-c", f'{shell} exec "$@"', "bash", *words],
             cwd=tmp_path / "cwd",
@@ -149,3 +154,11 @@ def test_ctrl_c_keeps_what_is_finished(command, tmp_path):
     assert again.returncode == 0 and f"Cached requests: {kept}, Requests remaining: {48 - int(kept)}" in errors
     (results,) = (tmp_path / "out").rglob("results_*.json")
     assert json.loads(results.read_text())["n-samples"]["local_fda"]["effective"] == 48
+
+
+def test_answers_may_hold_any_end_of_a_line(tmp_path):
+    file = tmp_path / "samples_x.jsonl"
+    file.write_text('{"resps": "a\u2028b\x85c"}\n{"resps": ""}\n', encoding="utf-8")
+    assert _is_whole(file, 2) and not _is_whole(file, 1)
+    file.write_text('{"resps": "a"}\n{"resps": "', encoding="utf-8")
+    assert not _is_whole(file, 2) and not _is_whole(file, 1)

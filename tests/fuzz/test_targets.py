@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fuzz.targets import TARGETS
 
-EXAMPLES = {"configuration": 250, "weights": 250, "documents": 400, "stops": 500}
+EXAMPLES = {"configuration": 120, "weights": 250, "documents": 400, "stops": 500}
 
 
 @pytest.mark.parametrize("target", TARGETS)

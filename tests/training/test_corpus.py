@@ -17,22 +17,28 @@ from recall_evals.training.decontaminate import (
 from tiny import shared
 
 
-@pytest.mark.parametrize("name", REAL)
-def test_nothing_of_any_validation_set_is_trained_on(name):
-    """No document's id, and no sequence of 30 words, of what training reads stands in a validation set."""
+@pytest.fixture(scope="module")
+def evaluated():
+    """The corpora's folder; of all validation sets the documents' ids and the sequences of 30 words."""
     corpus = shared("data/corpus", "that no id and no 30 words of a validation set are trained on")
-    held_out = corpus.parent
-    evaluated, texts = set(), set()
+    ids, texts = set(), set()
     for folder in HELD_OUT:
-        for row in read_corpus(held_out / folder, "validation"):
-            evaluated.add(row.doc_id)
+        for row in read_corpus(corpus.parent / folder, "validation"):
+            ids.add(row.doc_id)
             # Here the prompts with their last line, so that this test does not lean on how the filter cuts it off.
             texts.add(row.text)
-    forbidden = {sequence for text in texts for sequence in sequences(text.split())}
+    return corpus, ids, {sequence for text in texts for sequence in sequences(text.split())}
+
+
+@pytest.mark.xdist_group("corpora")  # one worker, or the fixture is made by each
+@pytest.mark.parametrize("name", REAL)
+def test_nothing_of_any_validation_set_is_trained_on(name, evaluated):
+    """No document's id, and no sequence of 30 words, of what training reads stands in a validation set."""
+    corpus, ids, forbidden = evaluated
     assert len(forbidden) > 700_000
     found, words = [], 0
-    for document in training_documents(corpus, name, held_out):
-        assert document.doc_id not in evaluated
+    for document in training_documents(corpus, name, corpus.parent):
+        assert document.doc_id not in ids
         split = document.text.split()
         words += len(split)
         found += [document.doc_id for sequence in sequences(split) if sequence in forbidden]
