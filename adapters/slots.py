@@ -142,7 +142,7 @@ class DeviceSlots(Slots):
 
 def make_slots(model: SequenceModel, state: State, vocabulary: int, room: int) -> Slots:
     """`DeviceSlots` where steps run in Triton on a CUDA device, with room for `room` tokens a slot; else `Slots`."""
-    if model.device.type == "cuda" and runs_triton(model.embedding.weight):
+    if model.device.type == "cuda" and model.captures and runs_triton(model.embedding.weight):
         state.reserve(room + LOOK_EVERY)
         return DeviceSlots(model, state, vocabulary)
     return Slots(model, state, vocabulary)

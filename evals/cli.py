@@ -73,7 +73,7 @@ def check(
     ],
     revision: Annotated[str | None, typer.Option(help="Branch, tag, commit or refs/pr/N of a hub id.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16, float16; auto: bfloat16 on a GPU.")] = "auto",
 ) -> None:
     """The gate before a score: does this model, on this machine, answer a request the same whatever surrounds it?
 
@@ -170,7 +170,7 @@ def ppl(
     max_train_count: Annotated[int, typer.Option(min=1, help="Pairs seen so often in training are no hits.")] = 1000,
     tokenizer: Annotated[str | None, typer.Option(help="Default: the checkpoint's own, else GPT-2's.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag, commit or refs/pr/N of a hub id.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16, float16; auto: bfloat16 on a GPU.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file of the result.")] = None,
 ) -> None:
@@ -265,7 +265,7 @@ def sweep(
         typer.echo(f"recall-evals sweep: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt as stopped:
-        typer.echo(f"recall-evals sweep: {stopped}", err=True)
+        typer.echo(f"recall-evals sweep: {str(stopped) or 'interrupted'}", err=True)
         raise typer.Exit(130) from None
     raise typer.Exit(0 if whole else 1)
 
@@ -321,7 +321,7 @@ def plot(
     what: Annotated[str, typer.Argument(help="frontier, slices or training.")],
     runs: Annotated[list[Path], typer.Argument(help="Folders that lm-eval wrote (--output_path), or files of rows.")],
     task: Annotated[
-        str | None, typer.Option(help="Task of the frontier; default: all, averaged. For slices, by comma.")
+        str | None, typer.Option(help="Task of the frontier; default: all, averaged. Of the others, by comma.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Without a suffix: .png and .svg are written; default: WHAT.")
@@ -331,11 +331,13 @@ def plot(
     from .plot import plot as plot_runs
 
     try:
-        written = plot_runs(what, runs, task, output or Path(what))
+        written, notes = plot_runs(what, runs, task, output or Path(what))
     except (ValueError, OSError) as error:
         typer.echo(f"recall-evals plot: {error}", err=True)
         raise typer.Exit(2) from None
     typer.echo(f"wrote {', '.join(map(str, written))}")
+    for note in notes:
+        typer.echo(f"Note: {note}.", err=True)
 
 
 @app.command()
@@ -357,7 +359,7 @@ def protocols(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="kernels, drift or decode.")],
+    what: Annotated[str, typer.Argument(help="kernels, drift, decode, prefill or eval.")],
     only: Annotated[str | None, typer.Option(help="Parts of it, by comma.")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file that takes the result up beside others.")] = None,
 ) -> None:

@@ -13,13 +13,13 @@ class Pieces(NamedTuple):
     """All pieces of a batch, sequence after sequence; an empty sequence has one, which is empty.
 
     Attributes:
-        row, index: `[P]` int32: the sequence of each piece, and its place among the pieces of that sequence.
+        row, place: `[P]` int32: the sequence of each piece, and its place among the pieces of that sequence.
         first: `[B + 1]` int32: the pieces of sequence b are first[b] to first[b + 1].
         most: the most pieces of a sequence.
     """
 
     row: Tensor
-    index: Tensor
+    place: Tensor
     first: Tensor
     most: int
 
@@ -38,6 +38,9 @@ def _pieces(lengths: tuple[int, ...], size: int, device: torch.device) -> Pieces
         counts = torch.tensor([max(1, -(-n // size)) for n in lengths], dtype=torch.int64)
         first = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
         row = torch.arange(len(lengths)).repeat_interleave(counts)
-        index = torch.arange(len(row)) - first[row]
-        tables = torch.cat([row, index, first]).int().to(device)  # one copy for the three
-        return Pieces(*tables.split([len(row), len(row), len(first)]), int(counts.max()) if lengths else 0)
+        place = torch.arange(len(row)) - first[row]
+        n, width = len(row), -(-max(len(row), len(first)) // 4) * 4
+        table = torch.zeros(3, width, dtype=torch.int32)  # rows begin at multiples of 16 bytes, whatever the batch
+        table[0, :n], table[1, :n], table[2, : len(first)] = row, place, first
+        table = table.to(device)
+        return Pieces(table[0, :n], table[1, :n], table[2, : len(first)], int(counts.max()) if lengths else 0)

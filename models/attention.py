@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..kernels.full_attention import dispatch, reference
+from ..kernels.full_attention import dispatch
+from ..kernels.rotary.dispatch import rotate
 from ..kernels.rotary.reference import apply_rotary, rotary_angles
 from .decoder import Decoder, LayerState, Linear, Mixer, Reading, Stepping
 from .decoder_config import DecoderConfig, mixer_kind
@@ -36,22 +37,19 @@ class RotaryProjections(Mixer):
         q, k, v = self.Wqkv(x).reshape(-1, 3, self.heads, self.head_dim).unbind(1)
         return q, k, v
 
-    def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`[T, D]`, positions `[T]` -> q, k (rotated) and v, `[T, H, head_dim]`."""
-        q, k, v = self.unrotated(x)
-        if self.rotary_dim:
-            cos, sin = rotary_angles(positions, self.rotary_dim, self.rotary_base, x.dtype)
-            q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
-        return q, k, v
+    def angles(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines of the positions `[T]`, in the dtype of x; None where nothing is turned."""
+        return rotary_angles(positions, self.rotary_dim, self.rotary_base, x.dtype) if self.rotary_dim else None
 
 
 class MHA(RotaryProjections):
     """Causal attention over everything read; the state is the cache of keys and values."""
 
     def prefill(self, x: Tensor, reading: Reading, state: LayerState | None) -> tuple[Tensor, LayerState]:
-        q, k, v = self.project(x, reading.token_position)
+        q, k, v = self.unrotated(x)
+        q, k = rotate(q, k, self.angles(x, reading.token_position))
         cache = (state["cached_keys"], state["cached_values"]) if state else None
-        y, (keys, values) = reference.prefill(q, k, v, self.scale, reading.packing, reading.position, cache)
+        y, (keys, values) = dispatch.prefill(q, k, v, self.scale, reading.packing, reading.position, cache)
         return self.out_proj(y.flatten(1)), {"cached_keys": keys, "cached_values": values}
 
     def step(self, x: Tensor, stepping: Stepping, state: LayerState) -> Tensor:

@@ -8,10 +8,8 @@ from torch import Tensor, nn
 
 from ..kernels.devices import runs_triton
 from ..kernels.linear.dispatch import joint, linear
-from ..kernels.short_convolution import dispatch as convolution_step
-from ..kernels.short_convolution import reference as short_convolution
-from ..kernels.sliding_window_attention import dispatch as sliding_window_step
-from ..kernels.sliding_window_attention import reference as sliding_window
+from ..kernels.short_convolution import dispatch as short_convolution
+from ..kernels.sliding_window_attention import dispatch as sliding_window
 from ..kernels.taylor_linear_attention import dispatch as taylor_on_device
 from ..kernels.taylor_linear_attention import reference as taylor
 from .attention import MHA, RotaryProjections
@@ -66,7 +64,7 @@ class BaseConv(Mixer):
     def step(self, x: Tensor, stepping: Stepping, state: LayerState) -> Tensor:
         a, b = self.in_proj(x).split(self.width, dim=-1)
         conv = self.conv.conv
-        y = convolution_step.step(a, conv.weight[:, 0], conv.bias, b, state["inputs"], stepping.rows)
+        y = short_convolution.step(a, conv.weight[:, 0], conv.bias, b, state["inputs"], stepping.rows)
         return self.out_proj(y)
 
 
@@ -143,10 +141,11 @@ class SlidingAttention(RotaryProjections):
         self.window = integer(mixer, "window_size", 128) // 2 + 1
 
     def prefill(self, x: Tensor, reading: Reading, state: LayerState | None) -> tuple[Tensor, LayerState]:
-        q, k, v = self.project(x, reading.token_position)
+        q, k, v = self.unrotated(x)
+        angles = self.angles(x, reading.token_position)
         ring = (state["ring_keys"], state["ring_values"]) if state else None
         y, (keys, values) = sliding_window.prefill(
-            q, k, v, self.scale, self.window, reading.packing, reading.position, ring
+            q, k, v, angles, self.scale, self.window, reading.packing, reading.position, ring
         )
         return self.out_proj(y.flatten(1)), {"ring_keys": keys, "ring_values": values}
 
@@ -154,7 +153,7 @@ class SlidingAttention(RotaryProjections):
         q, k, v = self.unrotated(x)
         ring = state["ring_keys"], state["ring_values"]
         angles = stepping.angles(self.rotary_dim, self.rotary_base, x.dtype)
-        y = sliding_window_step.step(q, k, v, angles, self.scale, stepping.position, ring, stepping.rows)
+        y = sliding_window.step(q, k, v, angles, self.scale, stepping.position, ring, stepping.rows)
         return self.out_proj(y.flatten(1))
 
 

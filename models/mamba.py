@@ -11,15 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.linear.dispatch import linear
 from ..kernels.packing import Packing
-from ..kernels.selective_scan import dispatch as scan_step
-from ..kernels.selective_scan import reference as selective_scan
-from ..kernels.short_convolution import dispatch as convolution_step
-from ..kernels.short_convolution import reference as short_convolution
+from ..kernels.selective_scan import dispatch as selective_scan
+from ..kernels.selective_scan.reference import GatedInputs, decay_rates, step_sizes
+from ..kernels.short_convolution import dispatch as short_convolution
 from .decoder import LayerNorm, LayerState, Linear, RMSNorm
 from .decoder_config import rows_of_vocabulary
 from .errors import ConfigurationError
@@ -63,23 +61,25 @@ class MambaMixer(nn.Module):
     def parameters_of_scan(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x `[., d_inner]` -> dt `[., d_inner]`, A `[d_inner, d_state]`, B and C `[., d_state]`."""
         dt, b, c = self.projected(x)
-        dt = selective_scan.step_sizes(dt, self.dt_proj.bias)
-        return dt, selective_scan.decay_rates(self.A_log, dt.dtype), b, c
+        dt = step_sizes(dt, self.dt_proj.bias)
+        return dt, decay_rates(self.A_log, dt.dtype), b, c
+
+    def inputs_of_scan(self, x: Tensor, z: Tensor) -> GatedInputs:
+        """What the scan reads for x and its gate z `[., d_inner]`."""
+        dt, b, c = self.projected(x)
+        return GatedInputs(x, dt, z, b, c, self.dt_proj.bias, self.A_log, self.D)
 
     def prefill(self, u: Tensor, packing: Packing, state: LayerState | None) -> tuple[Tensor, LayerState]:
         x, z = self.in_proj(u).chunk(2, dim=-1)
         inputs, h = (state["inputs"], state["ssm"]) if state else (None, None)
         x, inputs = short_convolution.prefill(x, self.conv1d.weight[:, 0], self.conv1d.bias, None, packing, inputs)
-        dt, a, b, c = self.parameters_of_scan(x)
-        y, h = selective_scan.prefill(x, dt, a, b, c, self.D, packing, h)
-        return self.out_proj(y * F.silu(z)), {"inputs": inputs, "ssm": h}
+        y, h = selective_scan.gated_prefill(self.inputs_of_scan(x, z), packing, h)
+        return self.out_proj(y), {"inputs": inputs, "ssm": h}
 
     def step(self, u: Tensor, rows: Tensor | None, state: LayerState) -> Tensor:
         x, z = self.in_proj(u).chunk(2, dim=-1)
-        x = convolution_step.step(x, self.conv1d.weight[:, 0], self.conv1d.bias, None, state["inputs"], rows)
-        dt, b, c = self.projected(x)
-        inputs = selective_scan.GatedInputs(x, dt, z, b, c, self.dt_proj.bias, self.A_log, self.D)
-        return self.out_proj(scan_step.gated_step(inputs, state["ssm"], rows))
+        x = short_convolution.step(x, self.conv1d.weight[:, 0], self.conv1d.bias, None, state["inputs"], rows)
+        return self.out_proj(selective_scan.gated_step(self.inputs_of_scan(x, z), state["ssm"], rows))
 
 
 class MambaBlock(nn.Module):

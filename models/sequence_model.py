@@ -22,12 +22,14 @@ class SequenceModel(nn.Module, ABC):
         shortest_split: a model whose first positions see each other (JRT) may be split only from this position on:
             the first `prefill` of a sequence must hold at least so many tokens, or the whole prompt. 0: anywhere.
         positions: most tokens of a sequence, where positions are learned; None: no limit.
+        captures: whether a step may be held in a CUDA graph: no part of it runs on the host.
         config: the published configuration, as read.
     """
 
     architecture: ClassVar[str]
     shortest_split: int = 0
     positions: int | None = None
+    captures: bool = True
     config: dict[str, Any]
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from . import decode, drift, kernels
+from . import decode, drift, evaluation, kernels, prefill
 from .report import Row, keep, table
 from .timing import ceilings, provenance
 
@@ -15,6 +15,8 @@ PARTS = {
     "kernels": {"taylor", "others"},
     "drift": {"taylor"},
     "decode": {"based", "single", "long", "mamba", "slots", "dynamic", "static", "matched"},
+    "prefill": {"taylor", "others", "llama", "based", "mamba"},
+    "eval": {"fda", "ppl"},
 }
 
 
@@ -23,7 +25,7 @@ class BenchError(ValueError):
 
 
 def bench(what: str, only: str | None, output: Path | None) -> None:
-    """Run `what`, kernels, drift or decode, or of it what `only` names by comma; write the result into `output`.
+    """Run `what`, a name of PARTS, or of it what `only` names by comma; write the result into `output`.
 
     Raises:
         BenchError: no CUDA device, or an unknown name.
@@ -44,6 +46,8 @@ def bench(what: str, only: str | None, output: Path | None) -> None:
         "kernels": lambda: _kernels(parts, copy),
         "drift": drift.rows,
         "decode": lambda: decode.rows(copy, parts),
+        "prefill": lambda: prefill.rows(copy, parts),
+        "eval": lambda: evaluation.rows(parts),
     }
     result["rows"] = []
     for row in runs[what]():
@@ -51,7 +55,7 @@ def bench(what: str, only: str | None, output: Path | None) -> None:
         print(json.dumps(row), flush=True)
     print(f"\n{table(result['rows'])}\n")
     if output is not None:
-        keep(output, what, result)
+        keep(output, what if only is None else f"{what} --only {only}", result)
     print(json.dumps(result))
 
 

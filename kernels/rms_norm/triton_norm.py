@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ..devices import overlapped
 
+WARPS = 4  # of a row of up to 2,048
+
 
 @triton.jit
 def _add_norm(  # type: ignore[no-untyped-def]
@@ -47,6 +49,6 @@ def add_rms_norm(
         _add_norm[(B,)](
             hidden if stream is None else stream, hidden, weight, summed, y,
             D, EPS=eps, BLOCK=triton.next_power_of_2(D), ADD=stream is not None,
-            num_warps=4 if D <= 2048 else 8, **overlapped(hidden),
+            num_warps=WARPS if D <= 2048 else 8, **overlapped(hidden),
         )  # fmt: skip
     return summed, y

@@ -1,9 +1,21 @@
-"""The short convolution's decoding step on whatever device there is."""
+"""The short convolution on whatever device there is."""
 
 from torch import Tensor
 
 from ..devices import in_slots, runs_triton
+from ..packing import Packing
 from . import reference
+
+
+def prefill(
+    x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor | None, packing: Packing, inputs: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`reference.prefill`."""
+    if runs_triton(x):
+        from .triton_prefill import prefill as fused
+
+        return fused(x, weight, bias, gate, packing, inputs)
+    return reference.prefill(x, weight, bias, gate, packing, inputs)
 
 
 def step(

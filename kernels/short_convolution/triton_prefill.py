@@ -42,14 +42,14 @@ def _history(  # type: ignore[no-untyped-def]
 def _prefill(  # type: ignore[no-untyped-def]
     x, gate, y, x_row, gate_row,  # [T, D], and strides of rows
     weight, bias,  # [D, K], [D]
-    offsets, piece_row, piece_index,  # [B + 1], [P], [P]
+    offsets, piece_row, piece_place,  # [B + 1], [P], [P]
     old, new,  # [B, K - 1, D]; old if OLD
     D, K: tl.constexpr, TAPS: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
     BIAS: tl.constexpr, GATE: tl.constexpr, OLD: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
     b = tl.load(piece_row + piece).to(tl.int64)
-    start = tl.load(piece_index + piece).to(tl.int64) * TOKENS
+    start = tl.load(piece_place + piece).to(tl.int64) * TOKENS
     first, end = tl.load(offsets + b), tl.load(offsets + b + 1)
     n = (end - first - start).to(tl.int32)  # tokens from the piece's first on
     begin = tl.minimum(start, K).to(tl.int32)  # tokens before it that a tap may reach
@@ -77,9 +77,9 @@ def _prefill(  # type: ignore[no-untyped-def]
     tl.store(y + t[:, None] * D + d[None, :], out.to(y.dtype.element_ty), mask=inside)
     if (n <= TOKENS) & (K > 1):  # the last piece
         j = tl.arange(0, TAPS)
-        tile = _history(x - begin * x_row, x_row, old, n + begin + j - (K - 1), n + begin, d, in_d, D, K, OLD)
+        left = _history(x - begin * x_row, x_row, old, n + begin + j - (K - 1), n + begin, d, in_d, D, K, OLD)
         place = new + b * (K - 1) * D + j[:, None] * D + d[None, :]
-        tl.store(place, tile, mask=(j < K - 1)[:, None] & in_d[None, :])
+        tl.store(place, left, mask=(j < K - 1)[:, None] & in_d[None, :])
 
 
 def prefill(
@@ -101,7 +101,7 @@ def prefill(
     if packing.batch:
         _prefill[(len(cut), triton.cdiv(D, config.channels))](
             x, x if gate is None else gate, y, x.stride(0), 0 if gate is None else gate.stride(0),
-            weight.contiguous(), weight if bias is None else bias, packing.offsets, cut.row, cut.index,
+            weight.contiguous(), weight if bias is None else bias, packing.offsets, cut.row, cut.place,
             new if inputs is None else inputs.contiguous(), new,
             D, K=K, TAPS=triton.next_power_of_2(max(1, K - 1)), TOKENS=config.tokens, BLOCK=config.channels,
             BIAS=bias is not None, GATE=gate is not None, OLD=inputs is not None, num_warps=config.warps,

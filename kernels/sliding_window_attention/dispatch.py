@@ -1,10 +1,38 @@
-"""Sliding-window attention's decoding step, rotation included, on whatever device there is."""
+"""Sliding-window attention, rotation included, on whatever device there is."""
 
 from torch import Tensor
 
 from ..devices import in_slots, runs_triton
+from ..packing import Packing
+from ..rotary.dispatch import rotate
 from ..rotary.reference import apply_rotary
 from . import reference
+
+LARGEST_HEAD = 256  # dimensions that the Triton form of `prefill` takes, half of them in float32
+
+
+def prefill(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    angles: tuple[Tensor, Tensor] | None,
+    scale: float,
+    window: int,
+    packing: Packing,
+    position: Tensor,
+    ring: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """`reference.prefill` of q and k rotated by `angles`; larger heads than LARGEST_HEAD by the reference.
+
+    Args:
+        q, k: `[T, H, head_dim]`, not rotated; angles: cosines and sines `[T, n]`, or None.
+    """
+    q, k = rotate(q, k, angles)
+    if runs_triton(q) and q.shape[2] * q.element_size() <= 2 * LARGEST_HEAD:
+        from .triton_prefill import prefill as fused
+
+        return fused(q, k, v, scale, window, packing, position, ring)
+    return reference.prefill(q, k, v, scale, window, packing, position, ring)
 
 
 def step(

@@ -1,5 +1,5 @@
-"""The Triton forms of the decoding steps compile for a GPU where there is none: the interpreter lets pass what the
-compiler refuses (a name that changes its type, a shape that depends on data).
+"""The Triton kernels compile for a GPU where there is none: the interpreter lets pass what the compiler refuses (a name
+that changes its type, a shape that depends on data).
 
 Run as a script in a process of its own, since it replaces Triton's driver.
 """
@@ -7,6 +7,7 @@ Run as a script in a process of its own, since it replaces Triton's driver.
 import importlib.util
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -82,13 +83,49 @@ def compile_all() -> None:
     gated_step(inputs, rand(4, 64, 16, dtype=FLOAT))
     wanted = {"_step", "_fold", "_recur", "_gate", "_choose", "_product", "_add_norm"}
     assert set(compiled) == wanted and len(compiled) == 13, compiled
+    compiled.clear()
+    compile_prompts()
+    wanted = {"_prefill": 3, "_rotate": 1, "_walk": 4, "_combine": 1, "_prefix": 2}
+    assert Counter(compiled) == wanted, compiled
+
+
+def compile_prompts() -> None:
+    """The kernels of `prefill`, at the sizes of the released 1.3 B models; from a state, too."""
+    from recall_evals.kernels.packing import Packing
+    from recall_evals.kernels.rotary.triton_prefill import rotate
+    from recall_evals.kernels.selective_scan.reference import GatedInputs
+    from recall_evals.kernels.selective_scan.triton_prefill import gated_prefill
+    from recall_evals.kernels.short_convolution.triton_prefill import prefill as convolution
+    from recall_evals.kernels.sliding_window_attention.triton_prefill import prefill as sliding
+    from recall_evals.kernels.taylor_linear_attention.reference import TaylorState, n_features
+    from recall_evals.kernels.taylor_linear_attention.triton_prefill import prefill as taylor
+
+    def rand(*shape, dtype=HALF):
+        return torch.zeros(shape, dtype=dtype)
+
+    tokens, position = 303, torch.zeros(2, dtype=torch.int64)
+    packing = Packing([300, 3])
+    x, gate = rand(tokens, 7168).chunk(2, dim=-1)
+    convolution(x, rand(3584, 4), rand(3584), gate, packing, rand(2, 3, 3584))
+    q, k, v = rand(tokens, 3, 16, 112).unbind(1)
+    rotate(q, k, rand(tokens, 56), rand(tokens, 56))
+    for ring in (None, (rand(2, 16, 129, 112), rand(2, 16, 129, 112))):
+        sliding(q, k, v, 0.1, 129, packing, position, ring)
+    bc, h = rand(tokens, 32), rand(2, 3584, 16, dtype=FLOAT)
+    bias, skip, a = rand(3584), rand(3584), rand(3584, 16, dtype=FLOAT)
+    inputs = GatedInputs(x, rand(tokens, 3584), gate, bc[:, :16], bc[:, 16:], bias, a, skip)
+    gated_prefill(inputs, packing, h, 64)
+    q, k = rand(2, tokens, 16, 16)
+    s, z = rand(2, 16, n_features(16), 112, dtype=FLOAT), rand(2, 16, n_features(16), dtype=FLOAT)
+    state = TaylorState(s, z, rand(2, 16, 16, 16), rand(2, 16, 16, 112))
+    taylor(q, k, v, 0.25, packing, position, state, segment=128)
 
 
 @pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
-    reason="needs triton; would compile the decoding kernels for a GPU",
+    reason="needs triton; would compile the kernels for a GPU",
 )
-def test_decoding_kernels_compile_for_a_gpu(tmp_path):
+def test_kernels_compile_for_a_gpu(tmp_path):
     from os import environ, pathsep
 
     there = environ | {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": pathsep.join(filter(None, sys.path))}

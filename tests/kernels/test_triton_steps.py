@@ -229,7 +229,7 @@ SMALL: list[tuple[Callable[..., None], tuple]] = [
     *((check_norm, case) for case in ((3, 24), (1, 100))),
     *((check_gate, case) for case in ((3, 24), (1, 1100))),
     *((check_linear, case) for case in ((1, 24, 7, False), (2, 5000, 3, True))),
-    *((check_scan, case) for case in ((3, 20, 16), (2, 70, 5))),
+    *((check_scan, case) for case in ((3, 20, 16), (2, 70, 5), (65, 3, 4))),
     *((check_choice, case) for case in ((3, 1), (2, 50), (2, 5000))),
 ]  # fmt: skip
 

@@ -102,7 +102,7 @@ def test_state_holds_what_the_design_says():
     kv, ring, conv = state.layers[1]["kv"], state.layers[2]["ring_keys"], state.layers[0]["inputs"]
     assert kv.shape == (1, 4, 153, 16), "packed symmetric features"
     assert state.layers[1]["recent_keys"].shape == (1, 16, 4, 16), "the tokens since the last fold"
-    assert ring.shape == (1, 16 // 2 + 1, 4, 16), "exactly the keys of the window"
+    assert ring.shape == (1, 4, 16 // 2 + 1, 16), "exactly the keys of the window"
     assert conv.shape == (1, 2, 128), "the last inputs of a convolution of three taps"
     assert state.nbytes == sum(t.nbytes for layer in state.layers for t in layer.values()) + 8
 
