@@ -14,7 +14,7 @@ class KeptAnswers:
 
     With `--use_cache` they go to its file at once. Without, they stay in memory, and an interrupt writes those of all
     blocks so far to a new file of the same kind in the current folder. Either way the KeyboardInterrupt that goes on
-    says how many there are and how to go on from them.
+    says how many there are and how to go on from them. Answers that no other run may use are never given to `add`.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,10 @@ class KeptAnswers:
             self.hook.dbdict.commit()  # its thread may be behind, and dies with the process
             return f"interrupted: {self._cached:,} answers are kept in {self.hook.dbdict.filename}; {again} to go on"
         if not self._answers:
-            return "interrupted before the first answer"
+            return (
+                "interrupted: no answer is kept, since none was finished or none may be used again (sampled ones, and "
+                f"those of pads=, are no good to another run); {again} to begin anew"
+            )
         name = f"interrupted-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06}"
         try:
             file = _write(name, self._answers)

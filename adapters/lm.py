@@ -16,6 +16,7 @@ from ..models.bundled import PREFIX
 from ..models.checkpoint import find_checkpoint
 from ..models.jrt import JRTModel
 from ..models.loading import load_checkpoint
+from ..models.sequence_model import SequenceModel
 from .arguments import available_device, context_length, parse_state_dtype, sampling
 from .batch_pads import BatchPads
 from .conformance import demand_conformance
@@ -41,8 +42,8 @@ class BasedLM(TemplateLM):
             it by) or hub id; default: the bundled one of `--model`'s name.
         revision: branch, tag, commit or refs/pr/N of a hub id.
         tokenizer: folder, tokenizer.json or hub id; default: the checkpoint's own, else GPT-2's.
-        dtype: float32 (default), which gives the same answers on every device, bfloat16, float16 or float64. Half
-            precision on a GPU runs in Triton kernels, and decodes in CUDA graphs.
+        dtype: float32, which gives the same answers on every device, bfloat16, float16 or float64; auto (default):
+            bfloat16 on a GPU, where half precision runs in Triton kernels and decodes in CUDA graphs, else float32.
         state_dtype: of the sums that linear attention keeps while decoding: float32 (default) or bfloat16, half the
             memory and traffic; `recall-evals bench drift` measures what that costs.
         device: a torch device; cuda (lm-eval's default) falls back to cpu, saying so, where there is none.
@@ -70,13 +71,14 @@ class BasedLM(TemplateLM):
     """
 
     demanded: ClassVar[str | None] = None
+    _ends: frozenset[int] = frozenset()  # ids that end an answer, beside the tokenizer's end token
 
     def __init__(
         self,
         pretrained: str | None = None,
         revision: str | None = None,
         tokenizer: str | None = None,
-        dtype: str = "float32",
+        dtype: str = "auto",
         device: str | None = None,
         batch_size: int | str | None = 1,
         max_batch_size: int | None = None,
@@ -96,12 +98,13 @@ class BasedLM(TemplateLM):
         super().__init__()
         if truncation not in ("left", "error"):
             raise ValueError(f"truncation={truncation!r} is unknown; choose left or error")
-        precision, self._device = parse_dtype(dtype), available_device(device)
+        self._device = available_device(device)
+        precision = parse_dtype(dtype, self._device)
         self.checkpoint = find_checkpoint(
             f"{PREFIX}{self.demanded or 'based'}" if pretrained is None else pretrained, revision
         )
         pretrained = self.checkpoint.source
-        self.model = load_checkpoint(self.checkpoint, dtype=precision, device=self._device)
+        self.model = self._load(precision, trust_remote_code)
         if self.demanded not in (None, self.model.architecture):
             raise ValueError(
                 f"{pretrained} is a {self.model.architecture} model, not {self.demanded}; "
@@ -144,6 +147,9 @@ class BasedLM(TemplateLM):
             state_dtype=parse_state_dtype(state_dtype, self.model),
         )
 
+    def _load(self, dtype: torch.dtype, trust_remote_code: bool) -> SequenceModel:
+        return load_checkpoint(self.checkpoint, dtype=dtype, device=self._device)
+
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         if self.pads is not None:
             raise ValueError(
@@ -169,12 +175,15 @@ class BasedLM(TemplateLM):
         """Ids of a text. Nothing is prepended unless asked for: no published checkpoint saw a start token."""
         return self.tokenizer.encode(string, add_special_tokens=bool(add_special_tokens))
 
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return encode(self.tokenizer, texts)
+
     # -- requests -------------------------------------------------------------------------------------------------
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers, cut before the first stop text; leading spaces are kept."""
         self.engine.quiet = disable_tqdm
-        prompts = encode(self.tokenizer, [request.args[0] for request in requests])
+        prompts = self._encode([request.args[0] for request in requests])
         arguments = [dict(normalize_gen_kwargs(request.args[1], self.max_gen_toks)) for request in requests]
         cut = []
         for i, (ids, kwargs) in enumerate(zip(prompts, arguments, strict=True)):
@@ -203,7 +212,7 @@ class BasedLM(TemplateLM):
                     sampling(kwargs),
                     seed,
                     pads,
-                    ends=frozenset(special),
+                    ends=frozenset(special) | self._ends,
                 )
             )
 

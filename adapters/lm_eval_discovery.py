@@ -1,16 +1,15 @@
 """Lets lm-eval 0.4.13 find the models and tasks of this package: a back-port of entry-point discovery.
 
 `recall_evals.pth` asks the package at interpreter start to await lm-eval (`recall_evals.await_lm_eval`), unless
-RECALL_EVALS_NO_DISCOVERY is set. That must cost less than 1 ms, so this module is loaded, and `install` called, only
-when lm-eval is imported. One finder waits for two modules, lets the finders behind it find them, calls their hook once
-they are loaded, and leaves. A hook that fails is logged.
+RECALL_EVALS_NO_DISCOVERY is set. That must cost less than 1 ms: this module is loaded, and `install` called, only when
+lm-eval is imported. One finder waits for two modules, calls their hook once they are loaded, and leaves.
 """
 
 import sys
 
-# As in the entry-point group `lm_eval.models` of pyproject.toml; the classes stand in recall_evals.adapters.lm.
-MODELS = {"based": "BasedLM", "attention": "AttentionLM", "mamba": "MambaLM"}
-MODELS |= {"h3": "H3LM", "hyena": "HyenaLM", "rwkv": "RWKVLM"}
+# As in the entry-point group `lm_eval.models` of pyproject.toml: modules and classes in recall_evals.adapters.
+MODELS = {"based": "lm:BasedLM", "attention": "lm:AttentionLM", "mamba": "lm:MambaLM"}
+MODELS |= {"h3": "lm:H3LM", "hyena": "lm:HyenaLM", "rwkv": "lm:RWKVLM", "recall": "causal_lm:RecallLM"}
 
 
 def register_models(models):
@@ -18,7 +17,7 @@ def register_models(models):
     from lm_eval.api.registry import model_registry
 
     for name in MODELS.keys() - model_registry.keys():
-        model_registry.register(name, target=f"recall_evals.adapters.lm:{MODELS[name]}")
+        model_registry.register(name, target=f"recall_evals.adapters.{MODELS[name]}")
 
 
 def scan_tasks(manager):

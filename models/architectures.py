@@ -37,6 +37,11 @@ class Architecture:
     extra: str = ""
 
 
+# `model_type` of flash-linear-attention's classes that Transformers has none of.
+FLA = {"gla": "GLA", "retnet": "RetNet", "delta_net": "DeltaNet", "gated_deltanet": "Gated DeltaNet"}
+FLA |= {"rwkv6": "RWKV-6", "rwkv7": "RWKV-7", "mamba3": "Mamba-3"}
+
+# The last two have no format of ours: `load_causal_lm` reads them.
 OURS = {
     "attention": Architecture("attention:AttentionModel", "hazyresearch/attn-*"),
     "based": Architecture("based:BasedModel", "hazyresearch/based-*"),
@@ -45,6 +50,12 @@ OURS = {
     "h3": Architecture("h3:H3Model", "H3's model.pt", "h3"),
     "hyena": Architecture("hyena:HyenaModel", "Safari's checkpoints", "hyena"),
     "rwkv": Architecture("rwkv:RWKVModel", "RWKV/rwkv-5-world-*", "rwkv5"),
+    "transformers": Architecture(
+        "transformers_model:TransformersModel", "--model recall: any causal model of Transformers"
+    ),
+    "fla": Architecture(
+        "transformers_model:TransformersModel", f"--model recall: {', '.join(FLA.values())}", None, "GPU", "fla"
+    ),
 }
 
 

@@ -82,8 +82,13 @@ def test_what_cannot_be_kept_is_said(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sampled = [Instance("generate_until", {}, (t, GREEDY | {"do_sample": True, "temperature": 1.0}), 0) for t in TEXTS]
     interrupt_after(monkeypatch, 3)
-    with pytest.raises(KeyboardInterrupt, match="^interrupted before the first answer$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted: no answer is kept, .*\(sampled ones"):
         BasedLM(source).generate_until(sampled)  # lm-eval never takes a sampled answer from a cache
+    interrupt_after(monkeypatch, 3)
+    with pytest.raises(
+        KeyboardInterrupt, match="^interrupted: no answer is kept, .* those of pads=, .* to begin anew$"
+    ):
+        BasedLM(source, batch_size=4, pads="published").generate_until(generations())
     interrupt_after(monkeypatch, 3)
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")

@@ -10,7 +10,7 @@ import pytest
 from distribution.environment import ROOT, TASKS, Environment
 
 FOLDERS = ("kernels", "models", "adapters", "task_configs", "evals", "results", "training", "checkpoints", "suites")
-NAMES = {"based", "attention", "mamba", "h3", "hyena", "rwkv"}
+NAMES = {"based", "attention", "mamba", "h3", "hyena", "rwkv", "recall"}
 
 
 def tracked(folder: str) -> list[Path]:

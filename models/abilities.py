@@ -1,0 +1,158 @@
+"""What a network and its cache can do, found out by doing it on a few random tokens when the model is loaded."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..kernels.packing import Packing
+from .cache_forms import FLAForm, HistoryForm
+from .causal_network import Abilities, CausalNetwork
+from .errors import ConfigurationError
+
+log = logging.getLogger("lm_eval.models.recall_evals")
+
+HEAD, STEPS, TAIL = 70, 6, 66  # tokens: kernels in chunks of 64 are seen to begin, and to go on, with more than one
+# Largest difference between two exact ways, in parts of the largest hidden value.
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.03}
+TOLERANCE_TF32 = 1e-2  # products of float32 on a GPU
+
+
+@torch.no_grad()
+def demand_causal(network: CausalNetwork, vocabulary: int, positions: int | None) -> None:
+    """
+    Raises:
+        ConfigurationError: hidden vectors of tokens depend on later ones.
+    """
+    ids, head = _tokens(network, vocabulary, positions)
+    if _difference(_whole(network, ids[0, :head]), _whole(network, ids[0])[:head]) > _bound(network):
+        raise ConfigurationError(
+            "its scores of a token depend on the tokens after it, so it is an encoder and no causal language model; "
+            "give a model that was trained to predict the next token"
+        )
+
+
+@torch.no_grad()
+def find_abilities(network: CausalNetwork, vocabulary: int, positions: int | None) -> list[str]:
+    """Set `network.abilities`, and its form to none where even single steps are not exact.
+
+    Returns:
+        What its cache can't do, in words.
+    """
+    limits = []
+    ids, head = _tokens(network, vocabulary, positions)
+    whole = [_whole(network, row) for row in ids]
+    bound = _bound(network)
+    noise = _tried(lambda: _steps(network, ids[0], whole[0], head))
+    if not noise <= bound:
+        network.form = HistoryForm()
+        limits.append("its cache does not go on as the whole prompt would: for each new token all are read again")
+    able = Abilities()
+    bound = max(bound / 10, 3 * noise) if noise <= bound else bound
+    for name, probe in (("batches", _batches), ("splits", _splits), ("mixes", _mixes), ("packs", _packs)):
+        network.abilities = replace(able, **{name: True})
+        if _tried(partial(probe, network, ids, whole, head)) <= bound:
+            able = network.abilities
+    network.abilities = able
+    if not able.splits and not isinstance(network.form, HistoryForm):
+        limits.append("it goes on from a state one token at a time only: prompts share no prefix")
+    if not able.batches:
+        limits.append("several sequences in a batch are not answered as one: each is read and stepped alone")
+    return limits
+
+
+def _tried(probe: Callable[[], float]) -> float:
+    try:
+        return probe()
+    except Exception as error:  # whatever a class raises for what it was not made for
+        log.debug("%r", error)
+        return float("inf")
+
+
+def _tokens(network: CausalNetwork, vocabulary: int, positions: int | None) -> tuple[Tensor, int]:
+    """Two random sequences, and how many tokens of each are a prompt."""
+    head, tail = (HEAD, TAIL) if positions is None or positions >= HEAD + TAIL else (positions // 2, positions // 2)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (2, head + tail), generator=generator)
+    return ids.to(network.embedding.weight.device), head
+
+
+def _bound(network: CausalNetwork) -> float:
+    weight = network.embedding.weight
+    if weight.is_cuda and weight.dtype == torch.float32:
+        return TOLERANCE_TF32
+    return TOLERANCE.get(weight.dtype, 1e-4)
+
+
+def _whole(network: CausalNetwork, ids: Tensor) -> Tensor:
+    """Hidden vectors `[L, D]` of a sequence that is read alone, at once and without a cache."""
+    return network.base(input_ids=ids[None], use_cache=False, return_dict=True).last_hidden_state[0]
+
+
+def _difference(hidden: Tensor, want: Tensor) -> float:
+    """max|h - want| / max|want|; infinite where it is no number."""
+    found = ((hidden.double() - want.double()).abs().max() / want.double().abs().max().clamp(min=1e-30)).item()
+    return found if found == found else float("inf")
+
+
+def _steps(network: CausalNetwork, ids: Tensor, whole: Tensor, head: int) -> float:
+    hidden, state = network.prefill(ids[:head], Packing([head], ids.device), None)
+    found = [hidden]
+    for i in range(head, min(head + STEPS, len(ids))):
+        state.reserve(i + 1)
+        found.append(network.step(ids[i : i + 1], state, None))
+    together = torch.cat(found)
+    return _difference(together, whole[: len(together)])
+
+
+def _batches(network: CausalNetwork, ids: Tensor, whole: list[Tensor], head: int) -> float:
+    hidden, state = network.prefill(ids[:, :head].reshape(-1), Packing([head] * 2, ids.device), None)
+    state.reserve(head + 1)
+    stepped = network.step(ids[:, head], state, None)
+    read = _difference(hidden, torch.cat([rows[:head] for rows in whole]))
+    return max(read, _difference(stepped, torch.stack([rows[head] for rows in whole])))
+
+
+def _splits(network: CausalNetwork, ids: Tensor, whole: list[Tensor], head: int) -> float:
+    if isinstance(network.form, HistoryForm):
+        return float("inf")
+    _, state = network.prefill(ids[0, :head], Packing([head], ids.device), None)
+    rest = ids[0, head:]
+    hidden, _ = network.prefill(rest, Packing([len(rest)], ids.device), state)
+    return _difference(hidden, whole[0][head:])
+
+
+def _mixes(network: CausalNetwork, ids: Tensor, whole: list[Tensor], head: int) -> float:
+    if isinstance(network.form, HistoryForm):
+        return float("inf")
+    lengths = [head, head // 2]
+    prompts = torch.cat([row[:n] for row, n in zip(ids, lengths, strict=True)])
+    _, state = network.prefill(prompts, Packing(lengths, ids.device), None)
+    more, state = network.prefill(
+        torch.cat([row[n : n + STEPS] for row, n in zip(ids, lengths, strict=True)]),
+        Packing([STEPS] * 2, ids.device),
+        state,
+    )
+    state.reserve(head + STEPS + 1)
+    ends = [n + STEPS for n in lengths]
+    stepped = network.step(torch.stack([row[n] for row, n in zip(ids, ends, strict=True)]), state, None)
+    read = torch.cat([rows[n : n + STEPS] for rows, n in zip(whole, lengths, strict=True)])
+    wanted = torch.stack([rows[n] for rows, n in zip(whole, ends, strict=True)])
+    return max(_difference(more, read), _difference(stepped, wanted))
+
+
+def _packs(network: CausalNetwork, ids: Tensor, whole: list[Tensor], head: int) -> float:
+    if not isinstance(network.form, FLAForm) or not network.abilities.splits:
+        return float("inf")
+    lengths = [head, head // 2]
+    rest = [ids.shape[1] - n for n in lengths]
+    packed = torch.cat([row[:n] for row, n in zip(ids, lengths, strict=True)])
+    hidden, state = network.prefill(packed, Packing(lengths, ids.device), None)
+    more, _ = network.prefill(
+        torch.cat([row[n:] for row, n in zip(ids, lengths, strict=True)]), Packing(rest, ids.device), state
+    )
+    read = _difference(hidden, torch.cat([rows[:n] for rows, n in zip(whole, lengths, strict=True)]))
+    return max(read, _difference(more, torch.cat([rows[n:] for rows, n in zip(whole, lengths, strict=True)])))

@@ -1,0 +1,139 @@
+"""load_causal_lm: a checkpoint of Transformers or flash-linear-attention as a SequenceModel, or why it can't be one."""
+
+import logging
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from .architectures import FLA, detect_architecture
+from .checkpoint import Checkpoint
+from .errors import CheckpointError, ConfigurationError
+from .fields import shown
+from .hub import fetch_from_hub
+from .loading import load_checkpoint
+from .sequence_model import SequenceModel
+
+log = logging.getLogger("lm_eval.models.recall_evals")
+
+
+def load_causal_lm(
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+    cached: bool = True,
+) -> SequenceModel:
+    """Load any causal language model: one of our own formats, of Transformers or of flash-linear-attention.
+
+    Args:
+        trust_remote_code: run Python code that comes with the checkpoint.
+        cached: False reads the whole prompt again for each token.
+
+    Raises:
+        ConfigurationError: no causal model, one that needs code of its own or a package that isn't there, or a cache
+            that is not known.
+        CheckpointError: weights that Transformers can't read, or that lack a tensor.
+    """
+    config = checkpoint.config()
+    if not names_transformers_class(config):
+        return load_checkpoint(checkpoint, dtype=dtype, device=device)
+    from .transformers_model import TransformersModel
+
+    try:
+        _demand_causal(config, torch.device(device), trust_remote_code)
+        model = TransformersModel(_read(checkpoint, dtype, device, trust_remote_code), cached)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{checkpoint.source}: {error}") from None
+    for limit in model.limits:
+        log.warning("%s (%s): %s", checkpoint.source, model.architecture, limit)
+    return model.eval().requires_grad_(False)
+
+
+def names_transformers_class(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is one of Transformers' form rather than of a format that we read ourselves."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    # Transformers' conversions of Mamba have the published fields too, and its own beside them.
+    kind = config.get("model_type")
+    if kind in CONFIG_MAPPING_NAMES and "hidden_size" in config and isinstance(config.get("architectures"), list):
+        return True
+    try:
+        detect_architecture(config)
+    except ConfigurationError:
+        return True
+    return False
+
+
+def _demand_causal(config: Mapping[str, Any], device: torch.device, trust_remote_code: bool) -> None:
+    """Refuse what no reading of the weights could make an answer of.
+
+    Raises:
+        ConfigurationError: says what it is, and the remedy.
+    """
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise ConfigurationError(f"config.json: field 'model_type' must name a kind of model, got {shown(kind)}")
+    if config.get("is_encoder_decoder"):
+        raise ConfigurationError(
+            f"a {kind} model is a sequence-to-sequence model: its prompt goes through an encoder, whose state no token "
+            "extends; evaluate it with lm-eval's own --model hf"
+        )
+    if kind in FLA:
+        if find_spec("fla") is None:
+            raise ConfigurationError(
+                f"{FLA[kind]} needs flash-linear-attention: pip install 'recall-evals[fla]', on a machine with a GPU"
+            )
+        if device.type != "cuda":
+            raise ConfigurationError(
+                f"{FLA[kind]} runs in flash-linear-attention's kernels, which need a GPU; here it would run on "
+                f"{device.type}: give device=cuda on a machine that has one"
+            )
+        import fla  # noqa: F401 - makes its classes known to Transformers
+    elif kind not in CONFIG_MAPPING_NAMES:
+        if not config.get("auto_map"):
+            raise ConfigurationError(
+                f"Transformers {transformers.__version__} knows no model_type {shown(kind)}, and the checkpoint brings "
+                "no code; correct it, or pip install -U transformers"
+            )
+        if not trust_remote_code:
+            raise ConfigurationError(
+                f"model_type {shown(kind)} needs Python code that comes with the checkpoint, which is not run unless "
+                "you ask for it: read it, then give trust_remote_code=true"
+            )
+    elif kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ConfigurationError(
+            f"Transformers has no causal language model of model_type {shown(kind)} (an encoder, or of other data than "
+            "text); give one that was trained to predict the next token"
+        )
+
+
+def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str, trust_remote_code: bool) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    # The files were found, and checked, already; code of its own lies beside them only in the repository.
+    where = {"pretrained_model_name_or_path": str(checkpoint.config_file.parent)}
+    if checkpoint.revision is not None:
+        fetch_from_hub(checkpoint.source, "generation_config.json", checkpoint.revision)  # to the same folder
+        if trust_remote_code:
+            where = {"pretrained_model_name_or_path": checkpoint.source, "revision": checkpoint.revision}
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    except Exception as error:  # whatever a class raises for a configuration or a file that it can't read
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{checkpoint.source}: Transformers can't load it ({reason})") from error
+    missing = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.source}: the weights don't fit config.json: missing or of another shape: "
+            f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}; take both from the same release"
+        )
+    return model.to(device).eval().requires_grad_(False)

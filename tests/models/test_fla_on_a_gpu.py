@@ -1,0 +1,148 @@
+"""flash-linear-attention's classes through `--model recall`, on a GPU: asked as those of Transformers are in
+test_transformers_models.py.
+
+Its kernels multiply float32 in TF32, and read prompts in chunks but steps one by one: so equality is to 1e-2 of the
+largest score here, and what the recall task's answers differ by is printed.
+"""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+
+import causal
+from recall_evals.adapters.causal_lm import RecallLM
+from recall_evals.models.transformers_model import TransformersModel
+
+if not (torch.cuda.is_available() and find_spec("fla")):
+    pytest.skip(
+        "no GPU, or no flash-linear-attention: would have checked GLA, RetNet, DeltaNet, Gated DeltaNet, RWKV-6, -7, "
+        "Mamba-2 and -3: prefill + step, forks, lengths packed by cu_seqlens, and answers like lm-eval's hf",
+        allow_module_level=True,
+    )
+
+WIDTHS: dict[str, Any] = {"vocab_size": 264, "hidden_size": 128, "num_hidden_layers": 2, "initializer_range": 0.1}
+WIDTHS |= {"bos_token_id": causal.END, "eos_token_id": causal.END, "pad_token_id": None}
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gla": ("GLA", {"num_heads": 2}),
+    "retnet": ("RetNet", {"num_heads": 2}),
+    "delta_net": ("DeltaNet", {"num_heads": 2}),
+    "gated_deltanet": ("GatedDeltaNet", {"num_heads": 2, "head_dim": 32}),
+    "rwkv6": ("RWKV6", {"num_heads": 2}),
+    "rwkv7": ("RWKV7", {"head_dim": 64}),
+    "mamba2": ("Mamba2", {"head_dim": 32, "num_heads": 8, "state_size": 32, "expand": 2}),
+    "mamba3": ("Mamba3", {"head_dim": 32, "num_heads": 8, "state_size": 32, "expand": 2}),
+}
+PACKED = {"gla", "delta_net", "gated_deltanet", "rwkv7"}  # variable lengths and states in one call
+
+
+def build(name: str) -> Any:
+    import fla.models
+
+    kind, fields = CONFIGS[name]
+    torch.manual_seed(0)
+    model = getattr(fla.models, f"{kind}ForCausalLM")(getattr(fla.models, f"{kind}Config")(**WIDTHS, **fields))
+    return model.eval().requires_grad_(False).cuda()
+
+
+@pytest.fixture(scope="module", params=sorted(CONFIGS))
+def model(request):
+    wrapped = TransformersModel(build(request.param))
+    print(f"\n{request.param}: {wrapped.network.abilities}, {wrapped.limits or 'no limits'}")
+    return wrapped
+
+
+def prompts(*lengths: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randint(0, 257, (n,), generator=generator).cuda() for n in lengths]
+
+
+def near(got: torch.Tensor, want: torch.Tensor) -> None:
+    scale = want.abs().max().item()
+    torch.testing.assert_close(got, want, rtol=0.0, atol=1e-2 * scale)
+
+
+def test_nothing_is_given_up(model):
+    """A library's cache that stops going on exactly shows here, though answers stay right."""
+    assert not [limit for limit in model.limits if "all are read again" in limit]
+    if model.architecture in PACKED:
+        assert model.network.abilities.packs and model.shares
+
+
+def test_prefill_and_step_are_what_the_library_computes_at_once(model):
+    (tokens,) = prompts(150)
+    want = model.network.causal(input_ids=tokens[None], use_cache=False).logits[0]
+    for split in (1, 30, 100):  # read in one kernel up to 64 tokens, in another from there on
+        scores, state = model.prefill(tokens[:split], [split])
+        near(scores[0], want[split - 1])
+        scores, state = model.prefill(tokens[split : split + 40], [40], state)
+        near(scores[0], want[split + 39])
+        for i in range(split + 40, split + 46):
+            near(model.step(tokens[i : i + 1], state)[0], want[i])
+
+
+def test_sequences_of_any_lengths_are_answered_as_alone(model):
+    first, rest = prompts(30, 12, 90, 30), prompts(3, 70, 1, 3)
+    scores, state = model.prefill(torch.cat(first), [len(p) for p in first])
+    before = [{name: t.clone() for name, t in layer.items()} for layer in state.layers]
+    more, after = model.prefill(torch.cat(rest), [len(p) for p in rest], state)
+    for layer, old in zip(state.layers, before, strict=True):
+        assert all(torch.equal(layer[name], t) for name, t in old.items()), "the state given is left as it was"
+    fork = after.select([3, 1, 1, 0])
+    stepped = [model.step(torch.tensor([5, 6, 7, 8]).cuda() + i, fork) for i in range(3)]
+    for i in range(4):
+        one, alone = model.prefill(first[i], [len(first[i])])
+        near(scores[i], one[0])
+        near(more[i], model.prefill(rest[i], [len(rest[i])], alone)[0][0])
+    for row, source in enumerate([3, 1, 1, 0]):
+        alone = model.prefill(torch.cat([first[source], rest[source]]), [len(first[source]) + len(rest[source])])[1]
+        for i, got in enumerate(stepped):
+            near(model.step(torch.tensor([5 + row + i]).cuda(), alone)[0], got[row])
+
+
+def test_a_state_does_not_grow(model):
+    sizes = [model.prefill(p, [len(p)])[1].nbytes for p in prompts(30, 120)]
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_answers_are_those_of_lm_evals_hf(name, tmp_path):
+    from lm_eval.models.huggingface import HFLM
+
+    folder = causal.save(tmp_path / name, build(name))
+    if name == "mamba2":  # Transformers' own class, unless flash-linear-attention's was imported before it
+        assert json.loads((folder / "config.json").read_text())["model_type"] == "mamba2"
+    stems = ["The quick brown fox", "A page about naïve café. " * 6, "Report K12.\n\nA. Number:" * 3]
+    generate = [(stem + end, {"until": ["e"], "max_gen_toks": 8}) for stem in stems for end in ("", "b")]
+    score = [(stem, end) for stem in stems for end in (" jumps", " runs off", "\nyes")]
+    answers = []
+    for lm in (
+        HFLM(str(folder), batch_size=1, device="cuda", dtype="float32", max_length=256),
+        RecallLM(str(folder), batch_size=1, device="cuda", max_length=256),
+        RecallLM(str(folder), batch_size=4, device="cuda", max_length=256),
+    ):
+        texts, scores = ask(lm, "generate_until", generate), ask(lm, "loglikelihood", score)
+        answers.append((texts, [value for value, _ in scores]))
+    (texts, scores), *ours = answers
+    for mine, values in ours:
+        same = sum(a == b for a, b in zip(mine, texts, strict=True))
+        worst = max(abs(a - b) for a, b in zip(values, scores, strict=True))
+        print(f"\n{name}: {same} of {len(texts)} texts as hf's, log-likelihoods within {worst:.1g}")
+        assert values == [pytest.approx(x, abs=0.1, rel=5e-3) for x in scores]
+        assert same >= len(texts) - 2, "greedy choices may turn where two scores lie together"
+
+
+def ask(lm: Any, kind: str, arguments: list[tuple]) -> list:
+    return getattr(lm, kind)([Instance(kind, {}, args, i) for i, args in enumerate(arguments)], disable_tqdm=True)
+
+
+def test_half_precision_is_answered(tmp_path: Path):
+    folder = causal.save(tmp_path / "gla", build("gla"))
+    lm = RecallLM(str(folder), batch_size=4, device="cuda", dtype="bfloat16", max_length=256)
+    assert lm.model.dtype == torch.bfloat16 and lm.model.shares
+    asked = [("The quick brown fox" * n, {"until": [], "max_gen_toks": 8}) for n in (1, 2, 3)]
+    assert len(ask(lm, "generate_until", asked)) == 3
