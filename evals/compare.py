@@ -1,5 +1,6 @@
 """`recall-evals compare`: models on the same prompts, paired, from what lm-eval wrote with `--log_samples`."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from ..results.text import one_line
 from ..task_configs.places import answers_of, characters, locate
 
 SHOWN = 100  # characters of an answer
+FEW = 30  # documents, below which clustered errors and intervals are too small
 
 
 class CompareError(ValueError):
@@ -69,7 +71,7 @@ def compare(
         for task in [task for task in a.rows if task in b.rows]:
             one, other = a.rows[task], b.rows[task]
             if differing := mismatches(one, other):
-                said = [f"{task}: {a.name} and {b.name} differ in {field}" for field in differing]
+                said = [one_line(f"{task}: {a.name} and {b.name} differ in {field}") for field in differing]
                 (notes if allow_mismatch else refused).extend(said)
                 if not allow_mismatch:
                     continue
@@ -102,7 +104,10 @@ def _contestants(runs: Sequence[Path], tasks: Collection[str] | None, notes: lis
         rows, changed = latest([row for row in reading.rows if tasks is None or row.task in tasks])
         notes += changed
         scored = [row for row in rows if row.samples is not None]
-        if without := sorted({row.task for row in rows} - {row.task for row in scored}):
+        if reading.rows and not rows:
+            notes.append(f"{path} has none of these tasks; it has {', '.join(sorted({r.task for r in reading.rows}))}")
+        asked = {row.task for row in rows if row.failure is None and row.task != "ppl"}  # which has no prompts
+        if without := sorted(asked - {row.task for row in scored}):
             notes.append(f"{path}: no samples of {', '.join(without)}; run lm-eval with --log_samples")
         systems: dict[str, list[Row]] = {}
         for row in main_rows(scored):
@@ -152,7 +157,10 @@ def _compared(task: str, a: Contestant, b: Contestant, notes: list[str]) -> list
             notes.append(f"{task}: {without:,} prompts of {contestant.name} have a {metric} that is no number")
     if pairing.by_document:
         notes.append(f"{task}: no prompt of {a.name} and {b.name} is the same; they are paired by document and answer")
-    return [Compared(task, metric, a, b, pairing, compare_pairs(pairing.pairs, metric))]
+    found = compare_pairs(pairing.pairs, metric)
+    if found.documents < FEW:
+        notes.append(f"{task}: with fewer than {FEW} documents the interval is too narrow and p too small")
+    return [Compared(task, metric, a, b, pairing, found)]
 
 
 def _table(compared: Sequence[Compared]) -> str:
@@ -164,16 +172,16 @@ def _table(compared: Sequence[Compared]) -> str:
         digits = 1 if scale == 100 else 3
         rows.append(
             [
-                f"{line.task}\n{line.metric}{', %' if scale == 100 else ''}",
+                f"{one_line(line.task)}\n{one_line(line.metric)}{', %' if scale == 100 else ''}",
                 f"{line.a.name}\n- {line.b.name}",
                 f"{found.n:,}\n{found.documents:,}",
                 f"{scale * found.mean_a:.{digits}f}\n{scale * found.mean_b:.{digits}f}",
                 f"{scale * found.bootstrap.difference:+.{digits}f}",
-                f"{scale * found.bootstrap.low:+.{digits}f} to {scale * found.bootstrap.high:+.{digits}f}",
+                _interval(scale * found.bootstrap.low, scale * found.bootstrap.high, digits),
                 f"{_p(found.bootstrap.p_value)}\n{_p(p_holm)}",
                 f"{_p(None if found.mcnemar is None else found.mcnemar.p_value)}\n{_p(mcnemar_holm)}",
                 f"{found.wins:,} / {found.losses:,} / {found.ties:,}",
-                f"{scale * found.detectable:.{digits}f}",
+                "-" if math.isnan(found.detectable) else f"{scale * found.detectable:.{digits}f}",
             ]
         )
     headers = ["task", "models", "prompts\ndocuments", "scores", "difference", "95 % interval", "p\nHolm"]
@@ -181,10 +189,14 @@ def _table(compared: Sequence[Compared]) -> str:
     return tabulate(rows, headers, "simple", disable_numparse=True, colalign=("left", "left", *["right"] * 8))
 
 
+def _interval(low: float, high: float, digits: int) -> str:
+    return "-" if math.isnan(low) else f"{low:+.{digits}f} to {high:+.{digits}f}"
+
+
 def _p(p: float | None) -> str:
-    if p is None:
+    if p is None or math.isnan(p):
         return "-"
-    return f"{p:.4f}" if p >= 0.0001 or p != p else f"{p:.1e}"
+    return f"{p:.4f}" if p >= 0.0001 else f"{p:.1e}"
 
 
 def _flips(line: Compared, n: int) -> str:

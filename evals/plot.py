@@ -15,13 +15,14 @@ class PlotError(ValueError):
     """What can't be drawn; the message says why."""
 
 
-def plot(what: str, runs: Sequence[Path], task: str | None, output: Path) -> list[Path]:
-    """Write the plot as PNG and SVG, or in the one format of the output's suffix; returns what was written.
+def plot(what: str, runs: Sequence[Path], task: str | None, output: Path) -> tuple[list[Path], list[str]]:
+    """Write the plot as PNG and SVG, or in the one format of the output's suffix; returns what was written, and notes
+    as of `report`.
 
     Args:
         what: frontier, slices or training.
-        task: of the frontier, the column of the leaderboard, default the average over shares; of slices and training
-            the only tasks, by comma.
+        task: of the frontier, the column of the leaderboard, as `report --sort` takes it, default the average over
+            shares; of slices and training the only tasks, by comma.
 
     Raises:
         PlotError: nothing to draw, no such plot, or an output of another format.
@@ -30,32 +31,33 @@ def plot(what: str, runs: Sequence[Path], task: str | None, output: Path) -> lis
     if output.suffix and output.suffix not in PLOTS:
         raise PlotError(f"--output {output}: its suffix must be one of {', '.join(PLOTS)}, or none for both")
     outputs = [output] if output.suffix else [output.with_name(output.name + suffix) for suffix in PLOTS]
+    notes: list[str] = []
     if what == "slices":
         _plot_slices(runs, task, outputs)
     elif what == "training":
-        rows, _ = read_latest(runs)
+        rows, notes = read_latest(runs)
         wanted = task.split(",") if task else None
         plot_training([row for row in rows if wanted is None or row.task in wanted], outputs)
     elif what == "frontier":
-        rows, _ = read_latest(runs)
+        rows, notes = read_latest(runs)
         board = leaderboard(rows)
         plot_frontier(board, _column(board, task), outputs)
     else:
         raise PlotError(f"{what} is no plot; give frontier, slices or training")
-    return outputs
+    return outputs, notes
 
 
 def _column(board: Leaderboard, task: str | None) -> str:
     """The average, or without one the only score; or the task's."""
-    shares = [column.key for column in board.columns if column.scale == 100]
-    if task is not None:
-        if task not in shares:
-            raise PlotError(f"--task {task} has no share right in these runs; give one of {', '.join(shares)}")
-        return task
+    shares = [column for column in board.columns if column.scale == 100]
     if not shares:
         raise PlotError("no run has a share right (contains, acc ...), which the frontier is about")
+    if task is not None:
+        return board.column(task, "--task", shares).key
     averaged = any("average" in line.cells for line in board.lines)
-    return "average" if averaged else shares[0]
+    if not averaged and len(shares) > 1:
+        raise PlotError(f"no model has all tasks; give --task, one of {', '.join(column.key for column in shares)}")
+    return "average" if averaged else shares[0].key
 
 
 def _plot_slices(runs: Sequence[Path], tasks: str | None, outputs: Sequence[Path]) -> None:

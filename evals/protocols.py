@@ -31,7 +31,11 @@ def protocols(runs: Sequence[Path], perplexities: Sequence[Path], output: Path) 
     rows = [row for row in main_rows(latest(reading.rows)[0]) if row.percent]
     if not rows:
         raise ProtocolsError(f"{', '.join(map(str, runs))}: no scores; give what lm-eval's --output_path named")
-    texts = {file.stem: _read(file) for file in perplexities}
+    texts: dict[str, Perplexities] = {}
+    for file in perplexities:
+        if file.stem in texts:
+            raise ProtocolsError(f"{file}: a second file named {file.stem}; name each after its text")
+        texts[file.stem] = _read(file)
     scores = Scores(rows)
     output.mkdir(parents=True, exist_ok=True)
     plot_scores(scores, output / "scores.png")

@@ -16,6 +16,7 @@ import numpy as np
 from ..adapters.tokenizer import load_tokenizer, tokenizer_hash
 from ..models.bundled import PREFIX
 from ..models.errors import ModelError
+from ..results.lm_eval_rows import model_arguments, system_of
 from ..results.slices import Record, counts_table, plot_slices, sliced, slicings, table
 from ..task_configs.places import Bounds, answers_of, locate
 
@@ -44,10 +45,12 @@ class Samples:
     @property
     def arguments(self) -> dict[str, Any]:
         """The run's `--model_args`."""
-        given = self.results.get("config", {}).get("model_args")
-        if isinstance(given, str):
-            return dict(part.split("=", 1) for part in given.split(",") if "=" in part)
-        return dict(given or {})
+        return model_arguments(self.results.get("config", {}).get("model_args"))
+
+    @property
+    def system(self) -> str | None:
+        """What tells the model from others; None: no results file says."""
+        return system_of(self.results, self.file) if self.results else None
 
     @property
     def max_length(self) -> int | None:
@@ -151,8 +154,11 @@ def slices(
 
 
 def _columns(runs: Sequence[Path], notes: list[str]) -> dict[str, list[Samples]]:
-    """The samples files of each model, the newest of a task, by its name, with the run's where several have it."""
-    found: dict[tuple[Path, Path, str], list[Samples]] = {}
+    """The samples files of each model, the newest of a task, by its name, with the run's where several have it.
+
+    Folders below one run are one model's where their results say so, as those of a sweep's jobs.
+    """
+    found: dict[tuple[Path, str, str], list[Samples]] = {}
     for run in {path.resolve(): path for path in runs}.values():
         if not run.is_dir():
             raise SlicesError(f"{run}: no such folder; give what lm-eval's --output_path named")
@@ -166,13 +172,16 @@ def _columns(runs: Sequence[Path], notes: list[str]) -> dict[str, list[Samples]]
             if key in newest:
                 notes.append(f"{newest[key].file} is left out for the later {file.name}")
             newest[key] = samples
-        for (folder, model, _), samples in newest.items():
-            found.setdefault((run, folder, model), []).append(samples)
+        for (folder, model, task), samples in newest.items():
+            place = run, samples.system or str(folder), model
+            if any(other.task == task for other in found.get(place, ())):  # the same model, asked otherwise
+                place = run, str(folder), model
+            found.setdefault(place, []).append(samples)
     names = [Path(model).name or model for _, _, model in found]
     columns: dict[str, list[Samples]] = {}
-    for (run, folder, model), name in zip(found, names, strict=True):
+    for ((run, _, model), of_it), name in zip(found.items(), names, strict=True):
         label = name if names.count(name) == 1 else f"{run}: {name}"
-        columns[label if label not in columns else f"{folder}: {model}"] = found[run, folder, model]
+        columns[label if label not in columns else f"{of_it[0].file.parent}: {model}"] = of_it
     return columns
 
 
@@ -197,9 +206,10 @@ def _records(samples: Samples, model: str, tokenizers: Tokenizers, notes: list[s
         if row.get("filter") != chosen:
             continue
         try:
-            prompt, generation = row["arguments"]["gen_args_0"]["arg_0"], row["arguments"]["gen_args_0"]["arg_1"]
+            given = row["arguments"]["gen_args_0"]
+            prompt, generation = given["arg_0"], given.get("arg_1")  # of a whole text's likelihood there is no second
             doc = row["doc"]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise SlicesError(
                 f"{samples.file}: line {number} has no {error}; give samples of lm-eval 0.4.13"
             ) from error

@@ -86,7 +86,7 @@ def compare_pairs(pairs: Sequence[tuple[Sample, Sample]], metric: str, resamples
     """The paired statistics of at least one pair; positive differences mean that a scores higher."""
     a = np.array([one.scores[metric] for one, _ in pairs])
     b = np.array([other.scores[metric] for _, other in pairs])
-    documents = [one.document for one, _ in pairs]
+    documents = [other.document if one.document is None else one.document for one, other in pairs]
     clusters = [i if document is None else document for i, document in enumerate(documents)]
     binary = bool(np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all())
     return Comparison(

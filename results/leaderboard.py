@@ -6,9 +6,10 @@ A task that was asked under several protocols has a column of each, so that noth
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from .published_rows import published_for, shown_with
+from .published_rows import not_shown, published_for, shown_with
 from .row import Row, main_rows, mismatches, short_names
 
 COSTS = (
@@ -68,16 +69,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Columns by their keys, in order, lines, numbered footnotes, and rows that failed, a line each."""
+    """Columns by their keys, in order, lines, numbered footnotes, and remarks: published tables that aren't shown, and
+    rows that failed, a line each."""
 
     columns: list[Column]
     lines: list[Line]
     footnotes: list[str]
-    failures: list[str]
+    remarks: list[str]
 
     def sorted_by(self, name: str) -> "Leaderboard":
         """Lines ordered by a column, the best first, those without a value last. ValueError: no such column."""
-        column = next((c for c in self.columns if c.key == name), None) or self._ending(name)
+        column = self.column(name, "--sort", self.columns)
 
         def place(line: Line) -> tuple[bool, float]:
             value = line.cells[column.key].value if column.key in line.cells else math.nan
@@ -85,17 +87,24 @@ class Leaderboard:
 
         return replace(self, lines=sorted(self.lines, key=place))
 
-    def _ending(self, name: str) -> Column:
-        """The column of a task's last part: `fda` of `recall_fda`."""
-        found = [c for c in self.columns if c.key.partition(" ")[0].endswith(f"_{name}")]
-        if len(found) == 1:
-            return found[0]
+    @staticmethod
+    def column(name: str, flag: str, among: Sequence[Column]) -> Column:
+        """The column of a key, a task, or a task's last part: `fda` of `recall_fda`.
+
+        ValueError: none or several of them; names the flag that asked.
+        """
+        for found in (
+            [c for c in among if c.key == name],
+            [c for c in among if c.key.partition(" (")[0] == name or c.key.partition(" (")[0].endswith(f"_{name}")],
+        ):
+            if len(found) == 1:
+                return found[0]
         many = f"could be {', '.join(c.key for c in found)}" if found else "is no column"
-        raise ValueError(f"--sort {name} {many}; give one of {', '.join(c.key for c in self.columns)}")
+        raise ValueError(f"{flag} {name} {many}; give one of {', '.join(c.key for c in among)}")
 
 
 @dataclass
-class _TaskColumn:
+class TaskColumn:
     """Rows that may be compared with one another, and the column that shows them."""
 
     rows: list[Row]
@@ -106,49 +115,64 @@ def leaderboard(rows: Iterable[Row], with_published: bool = False) -> Leaderboar
     """The table of these rows, one of a kind (`rows.latest`).
 
     Args:
-        with_published: add the published tables of these tasks, and to each score of a published checkpoint the
-            difference, or a footnote where the protocols don't match.
+        with_published: add the published rows that were asked the same as a column, and to each score of a published
+            checkpoint the difference, or a footnote where no protocol matches; other tables on the same data are named.
     """
     everything = list(rows)
     failed = [row for row in everything if row.failure is not None]
     scored = [row for row in everything if row.failure is None]
     chosen = [row for row in scored if row.task == "ppl"] + main_rows(row for row in scored if row.task != "ppl")
-    shown = [*chosen, *shown_with(chosen)] if with_published else chosen
-    task_columns = _task_columns(shown)
+    groups = task_columns(chosen)
+    remarks = []
+    if with_published:
+        asked = [list(group.rows) for group in groups]
+        for group in groups:
+            group.rows += shown_with(group.rows)
+        remarks = [f"{source}: asked otherwise, not shown ({why})" for source, why in not_shown(asked).items()]
     systems: dict[str, list[Row]] = {}
-    for row in [row for row in everything if not row.published] + [row for row in shown if row.published]:
+    published = [row for group in groups for row in group.rows if row.published]
+    for row in [*(row for row in scored if not row.published), *published]:
         systems.setdefault(_line_of(row), []).append(row)
     names = short_names({system: of_it[0] for system, of_it in systems.items()})
-    footnotes: list[str] = []
+    footnotes: dict[str, list[str]] = {}
     lines = [
-        Line(names[system], _cells(system, of_it, task_columns, with_published, footnotes), of_it[0].published)
+        Line(names[system], _cells(system, of_it, groups, with_published, footnotes), of_it[0].published)
         for system, of_it in systems.items()
     ]
+    known = {*names.values(), *(of_it[0].model for of_it in systems.values())}
+    lines += [Line(model, {}) for model in dict.fromkeys(row.model for row in failed) if model not in known]
     columns = [
         Column(name, (title, unit or ""), higher_is_better=name not in ("parameters", "training_tokens", "state_bytes"))
         for name, title, unit in COSTS
     ]
-    columns += [group.column for group in task_columns]
-    averaged = [group.column for group in task_columns if group.column.scale == 100 and not group.rows[0].published]
-    if len(averaged) > 1:
+    columns += [group.column for group in groups]
+    averaged = [group.column for group in groups if group.column.scale == 100 and not group.rows[0].published]
+    # A task that was asked in two ways would count twice.
+    if len(averaged) > 1 and len({column.heading[0] for column in averaged}) == len(averaged):
         columns.append(Column("average", ("average", "%"), 100, 1, ranked=True))
         lines = [replace(line, cells=line.cells | _average(line, averaged)) for line in lines]
     columns = [column for column in columns if any(column.key in line.cells for line in lines)]
     for column in columns:
         if column.ranked:
             lines = _marked(lines, column)
-    named = [f"{names[_line_of(row)]}: {row.task} failed: {row.failure}" for row in failed]
-    return Leaderboard(columns, lines, footnotes, named)
+    notes = [f"{note}: {', '.join(scores)}" if scores else note for note, scores in footnotes.items()]
+    return Leaderboard(columns, lines, notes, [*remarks, *map(_failed, failed)])
+
+
+def _failed(row: Row) -> str:
+    """With the reason, and the last of the lines below it."""
+    reason, *lines = (row.failure or "").splitlines() or [""]
+    return f"{row.model}: {row.task} failed: {reason}" + (f" ... {lines[-1]}" if lines else "")
 
 
 def _line_of(row: Row) -> str:
     return f"{row.reported.get('table')} {row.model}" if row.published else row.system
 
 
-def _task_columns(rows: Sequence[Row]) -> list[_TaskColumn]:
+def task_columns(rows: Iterable[Row]) -> list[TaskColumn]:
     """Columns of tasks, with the perplexities first; headings tell what protocols of one task differ in."""
     order = sorted(rows, key=lambda row: (row.published, row.task != "ppl"))
-    groups: list[_TaskColumn] = []
+    groups: list[TaskColumn] = []
     for row in order:
         for group in groups:
             first = group.rows[0]
@@ -157,16 +181,29 @@ def _task_columns(rows: Sequence[Row]) -> list[_TaskColumn]:
                 group.rows.append(row)
                 break
         else:
-            groups.append(_TaskColumn([row]))
+            groups.append(TaskColumn([row]))
+    keys: set[str] = set()
     for group in groups:
-        first = group.rows[0]
-        rivals = [
-            g for g in groups if g is not group and (g.rows[0].task, g.rows[0].metric) == (first.task, first.metric)
-        ]
-        differing = [line.partition(":")[0] for rival in rivals for line in mismatches(first, rival.rows[0])]
-        told = ", ".join(f"{name} {_brief(first.must_match.get(name))}" for name in dict.fromkeys(differing))
+        first, told = group.rows[0], _told(group, groups)
         group.column = _task_column(first, told)
+        if group.column.key in keys:  # what differs begins alike
+            group.column = _task_column(first, f"{told}, {len(keys)}")
+        keys.add(group.column.key)
     return groups
+
+
+def _told(group: TaskColumn, groups: Sequence[TaskColumn]) -> str:
+    """What the rows of a column differ in from those of the same task and metric in other columns."""
+    place = group.rows[0].task, group.rows[0].metric
+    rivals = [row for g in groups if g is not group for row in g.rows if (row.task, row.metric) == place]
+    names: dict[str, None] = {}
+    for row in group.rows:
+        for rival in rivals:
+            fields = [line.partition(":")[0] for line in mismatches(row, rival)]
+            follow = ("n", "samples") if "limit" in fields else ()
+            names |= dict.fromkeys(name for name in fields if name not in follow)
+    values = {name: value for row in reversed(group.rows) for name, value in row.must_match.items()}
+    return ", ".join(f"{name} {_brief(values[name])}" for name in names)
 
 
 def _task_column(row: Row, told: str) -> Column:
@@ -187,29 +224,33 @@ def _brief(value: Any) -> str:
 
 
 def _cells(
-    system: str, rows: Sequence[Row], groups: Sequence[_TaskColumn], with_published: bool, footnotes: list[str]
+    system: str,
+    rows: Sequence[Row],
+    groups: Sequence[TaskColumn],
+    with_published: bool,
+    footnotes: dict[str, list[str]],
 ) -> dict[str, Cell]:
     cells = {}
     for name, _, _ in COSTS:
         if (value := _cost(rows, name)) is not None:
             cells[name] = Cell(value)
     for group in groups:
-        row = next((row for row in group.rows if _line_of(row) == system), None)
+        row = next((row for row in reversed(group.rows) if _line_of(row) == system), None)
         if row is None:
             continue
-        delta, notes = math.nan, []
-        for other, differing in published_for(row) if with_published and not row.published else []:
-            if not differing:
-                delta = row.value - other.value
-                continue
-            said = f"{other.source}: {100 * other.value:.1f}, not comparable ({'; '.join(differing)})"
-            if said not in footnotes:
-                footnotes.append(said)
-            notes.append(footnotes.index(said) + 1)
+        others = published_for(row) if with_published else []
+        delta = next((row.value - other.value for other, differing in others if not differing), math.nan)
+        notes: dict[str, str] = {}
+        if not any(not differing for _, differing in others):
+            for other, differing in others:
+                note = f"{other.source}, not comparable ({'; '.join(differing)})"
+                notes[note] = f"{Path(row.model).name} {other.value * group.column.scale:.{group.column.digits}f}"
         if math.isnan(row.value):
-            footnotes.append(f"{row.task}: {row.metric} of {row.model} is no number")
-            notes.append(len(footnotes))
-        cells[group.column.key] = Cell(row.value, row.error, delta=delta, notes=tuple(notes))
+            notes[f"{row.task}: {row.metric} of {row.model} is no number"] = ""
+        for note, score in notes.items():
+            footnotes.setdefault(note, []).extend([score] if score else [])
+        numbers = tuple(list(footnotes).index(note) + 1 for note in notes)
+        cells[group.column.key] = Cell(row.value, row.error, delta=delta, notes=numbers)
     return cells
 
 

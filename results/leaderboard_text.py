@@ -141,7 +141,7 @@ def _tabulated(
 
 
 def _below(board: Leaderboard, best: str, near: str, number: str, escape: Callable[[str], str]) -> list[str]:
-    """The legend, footnotes and failures."""
+    """The legend, footnotes and remarks."""
     marks = {cell.mark for line in board.lines for cell in line.cells.values()}
     lines = [""]
     if any(not math.isnan(cell.error) for line in board.lines for cell in line.cells.values()):
@@ -149,4 +149,4 @@ def _below(board: Leaderboard, best: str, near: str, number: str, escape: Callab
     if "best" in marks:
         lines.append(LEGEND.format(best=best, near=near))
     lines += [number.format(i) + escape(note) for i, note in enumerate(board.footnotes, start=1)]
-    return [*lines, *map(escape, board.failures)] if len(lines) > 1 or board.failures else []
+    return [*lines, *map(escape, board.remarks)] if len(lines) > 1 or board.remarks else []

@@ -46,7 +46,7 @@ def is_perplexity(said: Any) -> bool:
 def lm_eval_rows(said: Mapping[str, Any], file: Path, problems: list[str]) -> Iterator[Row]:
     """A row a task, metric and filter. Scores that are no numbers, and samples that aren't whole, are problems."""
     config = said.get("config") or {}
-    arguments = _arguments(config.get("model_args"))
+    arguments = model_arguments(config.get("model_args"))
     model = _model(config, arguments, said, file)
     reported = _reported(said, config, arguments)
     folder, date = file.parent, re.search(r"_(\d{4}-\d\d-\d\dT.*)$", file.stem)
@@ -82,7 +82,15 @@ def lm_eval_rows(said: Mapping[str, Any], file: Path, problems: list[str]) -> It
             )
 
 
-def _arguments(given: Any) -> dict[str, Any]:
+def system_of(said: Mapping[str, Any], file: Path) -> str:
+    """Of a results file of lm-eval's, the `Row.system` of its rows."""
+    config = said.get("config") or {}
+    arguments = model_arguments(config.get("model_args"))
+    model = _model(config, arguments, said, file)
+    return Row(model, "", "", math.nan, reported=_reported(said, config, arguments)).system
+
+
+def model_arguments(given: Any) -> dict[str, Any]:
     """--model_args, which lm-eval writes as a mapping or as it was given."""
     if isinstance(given, str):
         return dict(part.split("=", 1) for part in given.split(",") if "=" in part)
@@ -99,8 +107,11 @@ def _model(config: Mapping[str, Any], arguments: Mapping[str, Any], said: Mappin
 def _reported(said: Mapping[str, Any], config: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     ours = "recall_evals_version" in config
     left_out = NEUTRAL_ARGUMENTS | {"pretrained", "revision"}
-    if ours:  # one engine under three names; dtype and tokenizer are reported as what they came out to be
+    if ours:  # one engine under several names; dtype and tokenizer are reported as what they came out to be
         left_out |= {"dtype", "state_dtype", "tokenizer"}
+    if arguments.get("pads"):  # which depend on who shares a batch
+        arguments = {**arguments, "batch_size": arguments.get("batch_size", config.get("batch_size"))}
+        left_out -= {"batch_size"}
     found: dict[str, Any] = {
         "backend": "recall-evals" if ours else config.get("model"),
         "arguments": {name: str(value) for name, value in sorted(arguments.items()) if name not in left_out},
@@ -228,7 +239,7 @@ def perplexity_rows(said: Mapping[str, Any], file: Path) -> Iterator[Row]:
                 model=model["checkpoint"],
                 task="ppl",
                 metric=metric,
-                value=math.nan if value is None else float(value),
+                value=_number(value),
                 n=part.get("tokens", said["predicted_tokens"]),
                 higher_is_better=False,
                 must_match=shared | {"metric": metric},

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .frontier import plot_frontier
+from .frontier import plot_frontier, points
 from .leaderboard import Leaderboard
 from .leaderboard_text import ERRORS, shown
 from .row import Row, main_rows, short_names
@@ -38,7 +38,7 @@ def page(board: Leaderboard, rows: Sequence[Row]) -> str:
         lines=[(line, [_cell(board, line.cells, i) for i in range(len(board.columns))]) for line in board.lines],
         errors=ERRORS,
         footnotes=board.footnotes,
-        failures=board.failures,
+        remarks=board.remarks,
         plots=_plots(board, rows),
         tasks=_tasks(rows),
     )
@@ -58,14 +58,11 @@ def _plots(board: Leaderboard, rows: Sequence[Row]) -> list[tuple[str, str]]:
     for column in board.columns:
         if column.scale != 100 or not column.ranked:
             continue
-        drawn = [
-            line for line in board.lines if not line.published and {column.key, "state_bytes"} <= line.cells.keys()
-        ]
-        if len(drawn) > 1:
+        if len(points(board, "state_bytes", column.key)) > 1:
             title = f"{column.heading[0]}: recall against memory and speed"
             found.append((title, _svg(partial(plot_frontier, board, column.key))))
-    if any(len(line) > 1 for line in curves(main_rows(rows)).values()):
-        found.append(("Training", _svg(partial(plot_training, main_rows(rows)))))
+    if any(len(line) > 1 for line in curves(rows).values()):
+        found.append(("Training", _svg(partial(plot_training, rows))))
     return found
 
 

@@ -1,7 +1,7 @@
 """Published numbers as rows, from `published/PUBLISHED.json`, and which of ours they may be compared with."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,18 +56,39 @@ def published_for(row: Row) -> list[tuple[Row, list[str]]]:
 
     The checkpoint is known by the last part of its name, so that a copy in a folder is one too.
     """
-    if row.published or _data_set(row) is None:
-        return []
-    place = (_checkpoint(row), _data_set(row), row.metric)
-    found = [other for other in published_rows() if (_checkpoint(other), _data_set(other), other.metric) == place]
-    return [(other, mismatches(row, other)) for other in found]
+    found = [] if row.published else _on_its_data(row)
+    return [(other, _differing(row, other)) for other in found if _checkpoint(other) == _checkpoint(row)]
 
 
 def shown_with(rows: Sequence[Row]) -> list[Row]:
-    """The published rows of tables with a score on a data set of these rows."""
-    asked = {(_data_set(row), row.metric) for row in rows}
-    tables = {other.reported["table"] for other in published_rows() if (_data_set(other), other.metric) in asked}
-    return [row for row in published_rows() if row.reported["table"] in tables]
+    """The published rows that may be compared with each of these, which are the rows of one column."""
+    return [other for other in _on_its_data(rows[0]) if not any(mismatches(row, other) for row in rows)]
+
+
+def not_shown(columns: Iterable[Sequence[Row]]) -> dict[str, str]:
+    """Of each table with scores on the data of these columns but under none of their protocols, by its source, what
+    differs from the first column on such data."""
+    found: dict[str, str] = {}
+    shown = set()
+    for rows in columns:
+        for other in _on_its_data(rows[0]):
+            differing = [line for row in rows for line in _differing(row, other)]
+            if differing:
+                found.setdefault(other.source, "; ".join(dict.fromkeys(differing)))
+            else:
+                shown.add(other.source)
+    return {source: differing for source, differing in found.items() if source not in shown}
+
+
+def _on_its_data(row: Row) -> list[Row]:
+    place = (_data_set(row), row.metric)
+    return [other for other in published_rows() if (_data_set(other), other.metric) == place]
+
+
+def _differing(row: Row, other: Row) -> list[str]:
+    """What they mismatch in; the task, which goes with its protocol, only where it is all there is."""
+    found = mismatches(row, other)
+    return [line for line in found if not line.startswith("task: ")] or found
 
 
 def _checkpoint(row: Row) -> str:

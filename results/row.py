@@ -32,6 +32,8 @@ NEUTRAL_ARGUMENTS = frozenset(
 MAIN_METRICS = ("contains", "exact_match", "acc_norm", "acc", "exact", "f1", "word_perplexity", "perplexity")
 SHARES = frozenset(MAIN_METRICS[:6]) | {"em", "string_match"}
 
+STEP = re.compile(r"[-_/@]?(?:step|checkpoint|global_step)[-_]?(\d+)")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -83,9 +85,15 @@ class Row:
         return self.metric in SHARES
 
     @property
+    def date(self) -> float:
+        """When the run began, in seconds since 1970; 0: unknown."""
+        found = self.reported.get("date")
+        return float(found) if isinstance(found, int | float) else 0.0
+
+    @property
     def step(self) -> int | None:
         """The training step that the model's name or revision says (`step-1000`); None: it says none."""
-        found = re.findall(r"(?:step|checkpoint|global_step)[-_]?(\d+)", self.model)
+        found = STEP.findall(self.model)
         return int(found[-1]) if found else None
 
     def to_json(self) -> dict[str, Any]:
@@ -108,6 +116,9 @@ class Row:
         for name, kind in kinds.items():
             if not isinstance(said.get(name), kind):
                 raise ValueError(f"field {name!r} must be {kind.__name__}, got {said.get(name)!r}")
+        for name, kind in (("n", int), ("failure", str), ("samples", str)):
+            if not isinstance(said.get(name), kind | None):
+                raise ValueError(f"field {name!r} must be {kind.__name__} or null, got {said[name]!r}")
         numbers = {name: math.nan if said.get(name) is None else float(said[name]) for name in ("value", "error")}
         return cls(**{**said, **numbers})
 
@@ -137,10 +148,11 @@ def mismatches(a: Row, b: Row) -> list[str]:
         one, other = a.must_match[name], b.must_match[name]
         if one == other:
             continue
-        if name == "truncation" and one.get("cut_prompts") == other.get("cut_prompts") == 0:
-            continue
-        if name == "truncation" and one.get("max_length") == other.get("max_length"):
-            continue
+        if name == "truncation" and isinstance(one, Mapping) and isinstance(other, Mapping):
+            if one.get("cut_prompts") == other.get("cut_prompts") == 0:
+                continue
+            if one.get("max_length") == other.get("max_length"):
+                continue
         found.append(f"{name}: {_shown(one)} and {_shown(other)}")
     return found
 
@@ -175,7 +187,9 @@ def short_names(rows: Mapping[str, Row]) -> dict[str, str]:
         if row.published and same:
             names[system] += " (published)"
         elif fields and not all(rows[o].published for o in same):
-            names[system] += f" ({'; '.join(f'{name} {_shown(row.reported.get(name))}' for name in fields)})"
+            # Arguments have names of their own, and a model without any needs none.
+            told = [f"{'' if f == 'arguments' else f} {_shown(row.reported.get(f))}".strip() for f in fields]
+            names[system] += f" ({'; '.join(filter(None, told))})" if any(told) else ""
     for system, name in names.items():
         if list(names.values()).count(name) > 1:  # a copy of a bundled checkpoint, in a folder of its name
             names[system] = f"{name} ({rows[system].model})"

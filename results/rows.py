@@ -8,6 +8,7 @@ What a row is, and what must match for two to be compared: `row.py`.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -79,8 +80,9 @@ def read_runs(paths: Sequence[Path]) -> Reading:
                 continue
             read.add(file.resolve())
             for row in _rows_of(file, problems, unknown):
-                rows.setdefault(row.key, row)
-    ordered = sorted(rows.values(), key=lambda row: float(row.reported.get("date") or 0))
+                if row.key not in rows or rows[row.key].samples is None:
+                    rows[row.key] = row
+    ordered = sorted(rows.values(), key=lambda row: row.date)
     return Reading(ordered, problems, unknown)
 
 
@@ -149,10 +151,13 @@ def read_rows(file: Path) -> Reading:
 
 
 def _beside(file: Path, row: Row) -> Row:
-    """With the row's paths, which are kept relative to the file's folder, as they are from here."""
+    """With the row's paths, which are kept relative to the file's folder, as they are from here; without samples that
+    are gone."""
     if row.published:
         return row
     samples = None if row.samples is None else os.path.normpath(file.parent / row.samples)
+    if samples is not None and not Path(samples).is_file():
+        samples = None
     source = os.path.normpath(file.parent / row.source) if row.source else ""
     return replace(row, source=source, samples=samples)
 
@@ -183,24 +188,25 @@ def append_rows(file: Path, rows: Iterable[Row]) -> int:
 
 
 def latest(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
-    """Of rows of the same model under the same protocol, the last; and a note for each score that changed.
+    """Of rows of the same model that may be compared, the last; and a note for each score that changed.
 
-    A failure gives way to a score, whenever either was made.
+    One without a number gives way to a score, whenever either was made.
     """
-    kept: dict[tuple[str, ...], Row] = {}
+    kept: dict[tuple[str, ...], list[Row]] = {}
     notes = []
     for row in rows:
-        said = json.dumps(row.must_match, sort_keys=True, default=str)
-        place = (row.system, row.task, row.metric, row.filter, said)
-        before = kept.get(place)
-        if before is not None and before.value != before.value:
-            before = None
-        if before is not None and row.value != row.value:
+        runs = kept.setdefault((row.system, row.task, row.metric, row.filter), [])
+        place = next((i for i, other in enumerate(runs) if not mismatches(other, row)), None)
+        if place is None:
+            runs.append(row)
             continue
-        if before is not None and before.value != row.value:
+        before = runs[place]
+        if math.isnan(row.value) and not math.isnan(before.value):
+            continue
+        if before.value != row.value and not math.isnan(before.value):
             notes.append(
                 f"{row.model}: {row.task} {row.metric} was {before.value:.4g} in {before.source} and is "
                 f"{row.value:.4g} in {row.source}, the later run, which is shown"
             )
-        kept[place] = row
-    return list(kept.values()), notes
+        runs[place] = row
+    return [row for runs in kept.values() for row in runs], notes

@@ -1,27 +1,27 @@
 """Recall over the checkpoints of one training run: `step-*` folders, or revisions of one hub id."""
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from .leaderboard import task_columns
 from .loss_curves import STYLES
-from .row import Row
+from .row import STEP, Row, main_rows
 from .slices import MARKERS
-
-STEP = re.compile(r"[-_/@]?(?:step|checkpoint|global_step)[-_]?\d+")
 
 
 def curves(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Rows of shares (`contains`, `acc` ...) whose model's name says a training step, by run and task, by rising step.
+    """Of each task the main metric, where it is a share (`contains`, `acc` ...), of models whose name says a training
+    step: by run and column of the leaderboard, so that protocols stay apart, by rising step.
 
     A run is the model's name without its step.
     """
     found: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if row.step is not None and row.percent and not math.isnan(row.value):
+    stepped = (row for row in main_rows(rows) if row.step is not None and row.percent and not math.isnan(row.value))
+    for group in task_columns(stepped):
+        for row in group.rows:
             name = STEP.sub("", row.model).removeprefix("bundled:")
-            found.setdefault((name, row.task), []).append(row)
+            found.setdefault((name, group.column.key), []).append(row)
     return {place: sorted(of_it, key=lambda row: row.step or 0) for place, of_it in found.items()}
 
 

@@ -147,7 +147,8 @@ def _once(
 def halve(work: Work) -> tuple[Work, str] | None:
     """The same work with half the memory, and what that means; None where nothing is left to halve.
 
-    Of our models `state_memory`, where given; else the batch size, and of ours the tokens of a prefill too.
+    Of our models `state_memory`, where given; else the batch size, unless answers depend on it, and the tokens that our
+    models prefill.
     """
     from ...adapters.memory import parse_bytes
     from .suite import OURS
@@ -160,7 +161,7 @@ def halve(work: Work) -> tuple[Work, str] | None:
     if batch.startswith("auto"):
         most = (most or MOST_SLOTS) // 2
         changed.append(f"max_batch_size={most}")
-    elif int(batch) > 1:
+    elif int(batch) > 1 and not work["in_batches"]:
         batch = str(int(batch) // 2)
         changed.append(f"batch_size={batch}")
     if ours:

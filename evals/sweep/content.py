@@ -32,7 +32,7 @@ class Digests:
 
     def save(self) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        new = self.file.with_suffix(".new")
+        new = self.file.with_suffix(f".{os.getpid()}")  # a second sweep may come as far as this
         new.write_text(json.dumps(self.known, indent=0), encoding="utf-8")
         new.replace(self.file)
 

@@ -9,6 +9,7 @@
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,8 @@ from .content import Digests, content_of, documents_of
 from .suite import Model, Questions, Suite
 from .yaml_lines import Problems
 
-# How a job runs, not what it asks: with other values of these a finished job stays finished.
+# How a job runs, not what it asks: with other values of these a finished job stays finished. (The batch size of
+# `Model.in_batches` is an exception.)
 RUNNING = frozenset({"batch_size", "max_batch_size", "device", "state_memory", "share_prefixes", "prefill_tokens"})
 HIDDEN = ".sweep"
 
@@ -81,6 +83,7 @@ def make_jobs(suite: Suite, output: Path) -> list[Job]:
                 "gen_kwargs": questions.gen_kwargs,
                 "metadata": questions.metadata,
                 "documents": documents_of(questions, digests),
+                **({"batch_size": model.batch_size} if model.in_batches else {}),
                 "lm_eval": version("lm_eval"),
                 "recall_evals": __version__,
             }
@@ -97,6 +100,6 @@ def _described(job: Job, asked: dict[str, Any]) -> None:
     file = job.folder / "job.json"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        new = file.with_suffix(".new")
+        new = file.with_suffix(f".{os.getpid()}")
         new.write_text(json.dumps(asked, indent=2, default=str) + "\n", encoding="utf-8")
         new.replace(file)

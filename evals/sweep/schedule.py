@@ -45,6 +45,7 @@ def work_of(job: Job, shard: Shard, device: str | None, shard_prompts: int, name
         metadata=questions.metadata,
         batch_size=model.batch_size,
         max_batch_size=None,
+        in_batches=model.in_batches,
         device=device,
         shard=shard,
         shard_prompts=shard_prompts,
@@ -78,7 +79,8 @@ def run_jobs(
         def submit(one: Progress, shard: Shard) -> None:
             def run() -> Outcome:
                 one.running.append(shard)
-                one.state = "running"
+                if one.state == "waiting":  # neither failed in another shard
+                    one.state = "running"
                 try:
                     return place(one.job, shard)
                 finally:
@@ -87,7 +89,8 @@ def run_jobs(
             pending[pool.submit(run)] = one, shard
 
         for one in shown:
-            shards: list[Shard] = [[number, of] for number in range(of)] if of > 1 else [None]
+            split = of > 1 and not one.job.model.in_batches
+            shards: list[Shard] = [[number, of] for number in range(of)] if split else [None]
             for shard in shards:
                 submit(one, shard)
         try:

@@ -63,6 +63,11 @@ class Model:
         return self.backend in OURS
 
     @property
+    def in_batches(self) -> bool:
+        """Whether an answer depends on its batch (`pads`), so that a job is asked whole, with no cache of answers."""
+        return bool(self.args.get("pads"))
+
+    @property
     def pretrained(self) -> str | None:
         found = self.args.get("pretrained")
         return self.backend if found is None and self.is_ours else found

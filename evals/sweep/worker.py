@@ -42,6 +42,7 @@ class Work(TypedDict):
     metadata: dict[str, Any] | None
     batch_size: str | None
     max_batch_size: int | None
+    in_batches: bool
     device: str | None
     shard: list[int] | None
     shard_prompts: int
@@ -84,7 +85,8 @@ def _run(work: Work, folder: Path, cache: Path) -> int:
     taken = take_over_answers(cache)
     print(f"sweep: {taken} answers are here", file=sys.stderr, flush=True)
     flags = ["--model", work["backend"], "--model_args", json.dumps(work["args"])]
-    flags += ["--use_cache", str(cache).removesuffix(RANK)]
+    if not work["in_batches"]:
+        flags += ["--use_cache", str(cache).removesuffix(RANK)]
     for name in ("num_fewshot", "batch_size", "max_batch_size", "device"):
         if (value := work[name]) is not None:
             flags += [f"--{name}", str(value)]

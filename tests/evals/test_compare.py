@@ -116,10 +116,22 @@ def test_three_models_and_several_tasks(two, tmp_path):
     assert "only third has swde; good doesn't" in text
 
 
+def test_few_documents(two, tmp_path):
+    """Of one document, the uncertainty between documents can't be seen."""
+    assert "Note: fda: with fewer than 30 documents the interval is too narrow" in compared(*two)
+    for name, right in (("a", 3), ("b", 1)):
+        rows = [runs.sample(i, int(i < right), document="one") for i in range(4)]
+        runs.write(tmp_path / name, {"fda": rows}, model=name)
+    text = compared(tmp_path / "a", tmp_path / "b")
+    assert re.search(r"^fda +a +4 +75\.0 +\+50\.0 +- +- +0\.5000 +2 / 0 / 2 +-$", text, re.MULTILINE)
+    assert "nan" not in text
+
+
 def test_refusals(two, tmp_path):
     assert "two models are needed, and there is good" in refused(two[0])
     assert "no such file or folder" in refused(two[0], tmp_path / "absent")
-    assert "two models are needed, and there is none" in refused(two[0], two[1], "--tasks", "swde")
+    told = refused(two[0], two[1], "--tasks", "swde")
+    assert "two models are needed, and there is none" in told and "good has none of these tasks; it has fda" in told
     for run in two:
         for file in run.glob("samples_*"):
             file.unlink()

@@ -28,7 +28,8 @@ def test_the_frontier_of_real_runs(real_runs, tmp_path):
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     svg = output.with_suffix(".svg").read_text()
     assert ">attention<" in svg and ">based<" in svg and ">gpt<" not in svg
-    assert "--task fda has no share right in these runs; give one of" in refused("frontier", real_runs, "--task", "fda")
+    assert "--task fda could be mini_fda, local_fda; give one of" in refused("frontier", real_runs, "--task", "fda")
+    assert "no model has all tasks; give --task, one of mini_fda, local_fda" in refused("frontier", real_runs)
 
 
 def test_the_slices_of_real_runs(real_runs, tmp_path):
@@ -45,6 +46,9 @@ def test_training(tmp_path):
     assert "t.svg" in plotted("training", tmp_path, "--output", tmp_path / "t.svg")
     assert ">training step<" in (tmp_path / "t.svg").read_text() and not (tmp_path / "t.png").exists()
     assert "says its training step" in refused("training", tmp_path, "--task", "swde")
+    (tmp_path / "out0" / "results_2027-01-01T00-00-00.0.json").write_text("{")
+    result = CliRunner().invoke(app, ["plot", "training", str(tmp_path), "--output", str(tmp_path / "t.svg")])
+    assert result.exit_code == 0 and "isn't whole JSON" in result.stderr
 
 
 def test_refusals(tmp_path):

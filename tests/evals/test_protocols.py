@@ -137,6 +137,10 @@ def test_what_no_page_can_be_made_of(made, tmp_path):
     del said["models"][1]
     other.write_text(json.dumps(said))
     assert "of two models or more" in refused(*runs, "--ppl", other)
+    (tmp_path / "again").mkdir()
+    assert "a second file named books" in refused(
+        *runs, "--ppl", books, "--ppl", shutil.copy(books, tmp_path / "again")
+    )
     (tmp_path / "empty").mkdir()
     assert "no scores" in refused(tmp_path / "empty", "--ppl", books)
     changed = shutil.copytree(made / "out", tmp_path / "out")

@@ -1,8 +1,10 @@
 """`recall-evals report`: real runs of two backends in every form, bad input, and the page in a real browser."""
 
 import csv
+import dataclasses
 import io
 import json
+import math
 import re
 import shutil
 
@@ -11,7 +13,9 @@ from typer.testing import CliRunner
 
 import runs
 from recall_evals.evals.cli import app
-from recall_evals.results.rows import append_rows, read_runs
+from recall_evals.results.leaderboard import leaderboard
+from recall_evals.results.page import page as page_of
+from recall_evals.results.rows import Row, append_rows, read_runs
 
 EVIL = "<script>window.evil = 1</script>\"'><img src=x onerror='window.evil = 2'>"
 
@@ -91,6 +95,16 @@ def test_what_is_wrong_is_noted_and_the_rest_reported(tmp_path):
     result = reported(run)
     assert "tiny" in result.stdout and "isn't whole JSON" in result.stderr and "readme.txt" in result.stderr
     assert "isn't whole" not in result.stdout
+
+
+def test_a_page_of_scores_that_are_no_numbers():
+    """There is no plot of them, and a page all the same."""
+    costs = {"state_bytes": 100}
+    rows = [Row(name, "fda", "contains", math.nan, must_match={"limit": None}, reported=costs) for name in ("a", "b")]
+    text = page_of(leaderboard(rows), rows)
+    assert text.count(">NaN<") == 2 and "data:image" not in text
+    rows = [dataclasses.replace(row, value=0.5) for row in rows]
+    assert "data:image" in page_of(leaderboard(rows), rows)
 
 
 def test_refusals(tmp_path):

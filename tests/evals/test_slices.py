@@ -179,6 +179,18 @@ def test_tasks_that_have_no_such_score_are_skipped(write):
     assert "has no generated text" in refused(write([continuation]), "--tasks", "forms")
 
 
+def test_the_jobs_of_a_sweep_are_one_column_a_model(write):
+    """Each in a folder of its own, one of them about whole texts; the same task asked twice stays apart."""
+    write([sample("Lot: 42.\nKey:", "42")], "sweep/one")
+    text = sample("Lot: 42.", "42", arguments={"gen_args_0": {"arg_0": "Lot: 42."}})
+    del text["contains"]
+    write([text], "sweep/two", task="text")
+    out = write([sample("Lot: 43.\nKey:", "43", 0.0)], "sweep/three", task="more").parent
+    assert {(row["model"], row["task"]) for row in recorded(out)} == {("tiny", "forms"), ("tiny", "more")}
+    write([sample("Lot: 44.\nKey:", "44")], "sweep/zz")
+    assert len({row["model"] for row in recorded(out)}) == 2
+
+
 def test_refusals(write, model, tmp_path):
     row = sample("Lot: 42.\nKey:", "42")
     assert "no such folder" in refused(tmp_path / "absent")

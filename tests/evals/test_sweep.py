@@ -242,7 +242,14 @@ def test_a_job_is_named_by_what_its_answers_depend_on(
 
     first = name()
     assert first == name(place / "model") == name(batch_size=7, timeout=9) == name(args={"state_memory": "1GB"})
-    others = [name(args={"dtype": "float64"}), name(limit=3), name(tasks=["local_swde"]), name(tasks=["mini_fda"])]
+    padded = [name(args={"pads": "published"}, batch_size=size) for size in (2, 3)]  # which decides these answers
+    others = [
+        *padded,
+        name(args={"dtype": "float64"}),
+        name(limit=3),
+        name(tasks=["local_swde"]),
+        name(tasks=["mini_fda"]),
+    ]
     weights, offline = copy / "model.safetensors", name(tasks=["mini_fda"])
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -284,31 +291,37 @@ def test_a_shard_is_asked_its_documents(place: Path, monkeypatch: pytest.MonkeyP
 
 def test_shards_come_before_the_whole(place: Path, tmp_path: Path) -> None:
     models = [{"name": name, "pretrained": str(place / "model"), "args": {"seed": name}} for name in ("one", "two")]
+    models += [{"name": "padded", "pretrained": str(place / "model"), "args": {"pads": "published"}}]
     read = read_suite(Path(suite(place, "order", models=models)), backends(), TaskNames().ours)
-    one, two = make_jobs(read, tmp_path)
+    one, two, padded = make_jobs(read, tmp_path)
     ran: list[tuple[str, Any]] = []
 
     def run_it(job: Job, shard: Any) -> Outcome:
         ran.append((job.model.name, shard and tuple(shard)))
         return Outcome("crash: exit code 1" if job is two and shard == [1, 2] else None, ("x",), 1.0)
 
-    shown = run_jobs([one, two], 3, run_it, Ledger(tmp_path / "ledger.jsonl"), lambda shown, ended: None, lambda: None)
+    shown = run_jobs(
+        [one, two, padded], 5, run_it, Ledger(tmp_path / "ledger.jsonl"), lambda shown, ended: None, lambda: None
+    )
     shards = [(name, (number, 2)) for name in ("one", "two") for number in (0, 1)]
-    assert sorted(ran, key=str) == sorted([*shards, ("one", None)], key=str)  # nothing incomplete is put together
+    # Nothing incomplete is put together; and what depends on its batches is asked whole.
+    assert sorted(ran, key=str) == sorted([*shards, ("one", None), ("padded", None)], key=str)
     assert ran.index(("one", None)) > max(ran.index(("one", (number, 2))) for number in (0, 1))
     assert [(end.state, end.outcome and end.outcome.reason) for end in shown] == [
         ("finished", None),
         ("failed", "crash: exit code 1"),
+        ("finished", None),
     ]
     with (tmp_path / "ledger.jsonl").open("a") as cut:
         cut.write('{"cut": ')  # as kill -9 may leave it
     Ledger(tmp_path / "ledger.jsonl").add(one, None, Outcome(None, (), 1.0))
     kept = [(record["model"], record["part"]) for record in Ledger(tmp_path / "ledger.jsonl")]
-    assert len(kept) == 6 and kept.count(("one", "whole")) == 2
+    assert len(kept) == 7 and kept.count(("one", "whole")) == 2
 
 
 def work(**fields: Any) -> worker.Work:
     base: dict[str, Any] = {"backend": "based", "args": {}, "batch_size": None, "max_batch_size": None}
+    base["in_batches"] = False
     return base | fields  # type: ignore[return-value]
 
 
@@ -321,6 +334,8 @@ def test_half_the_memory() -> None:
     half, _ = halve(work(backend="hf", batch_size="auto")) or (None, "")
     assert half and (half["batch_size"], half["max_batch_size"]) == ("auto", 32)
     assert halve(work(backend="hf", batch_size="1")) is None and halve(work(backend="hf")) is None
+    _, what = halve(work(args={"pads": "published"}, batch_size="16", in_batches=True)) or (None, "")
+    assert what == "prefill_tokens=4096"  # another batch size would give other answers
 
 
 @pytest.mark.long

@@ -111,6 +111,8 @@ def test_graded_scores_and_documents_that_are_unknown():
     pairs = [(sample(i, i / 8), sample(i, 0.5)) for i in range(9)]
     found = compare_pairs(pairs, "contains")
     assert found.mcnemar is None and found.documents == 9
+    told = [(one, dataclasses.replace(other, document="d")) for one, other in pairs]
+    assert compare_pairs(told, "contains").documents == 1  # where one run tells them, that is enough
     assert (found.wins, found.losses, found.ties) == (4, 4, 1)
     assert [one.id for one, _ in flips(pairs, "contains")] == [0, 8, 1, 7, 2, 6, 3, 5]
     alone = compare_pairs(pairs[:1], "contains")

@@ -1,5 +1,6 @@
 """The Pareto front against brute force, and the plots of frontier and training."""
 
+import dataclasses
 import itertools
 import random
 
@@ -70,6 +71,17 @@ def test_checkpoints_of_training_runs(tmp_path):
     assert {place: [row.step for row in line] for place, line in found.items()} == {
         ("runs/a", "fda"): [100, 300, 2000],
         ("org/b", "fda"): [500, 1000],
+    }
+    other = [
+        Row("runs/a/step-100", "fda", "acc", 0.9, must_match={"n": 9}),
+        Row("runs/a/step-100", "fda", "contains", 0.9, must_match={"n": 5}),
+    ]
+    rows[0] = dataclasses.replace(rows[0], must_match={"n": 9})
+    apart = curves([*rows, *other])  # another metric is none of the curve, another protocol has one of its own
+    assert {place: len(line) for place, line in apart.items()} == {
+        ("runs/a", "fda (n 9)"): 3,
+        ("org/b", "fda (n 9)"): 2,
+        ("runs/a", "fda (n 5)"): 1,
     }
     plot_training(rows, [tmp_path / "t.svg"])
     svg = (tmp_path / "t.svg").read_text()

@@ -39,8 +39,24 @@ def test_the_best_and_what_lies_within_its_error():
 def test_protocols_that_differ_have_columns_of_their_own():
     board = leaderboard([row("a", "fda", 0.5), row("b", "fda", 0.6, must_match={"limit": 100})])
     keys = [column.key for column in board.columns]
-    assert keys == ["fda (limit none)", "fda (limit 100)", "average"][:2]
+    assert keys == ["fda (limit none)", "fda (limit 100)"]
     assert marks(board, keys[0]) == {"a": ""} and marks(board, keys[1]) == {"b": ""}
+    both = [row("a", "fda", 0.5, must_match={"limit": n, "n": n, "samples": str(n) * 40}) for n in (1, 2)]
+    assert [column.key for column in leaderboard(both).columns] == ["fda (limit 1)", "fda (limit 2)"]  # and no average
+
+
+def test_columns_of_one_task_never_share_a_key():
+    """b may be compared with a, which doesn't tell its prompts, and with c not; nor may what begins alike."""
+    rows = [row("a", "fda", 0.5), row("b", "fda", 0.6, must_match={"samples": "1" * 64})]
+    rows.append(row("c", "fda", 0.9, must_match={"samples": "2" * 64}))
+    board = leaderboard(rows)
+    assert [column.key for column in board.columns] == ["fda (samples 11111111)", "fda (samples 22222222)"]
+    assert [list(line.cells) for line in board.lines] == [
+        [key.key] for key in (*board.columns[:1] * 2, board.columns[1])
+    ]
+    assert marks(board, "fda (samples 11111111)") == {"a": "", "b": "best"}
+    alike = [row(m, "fda", 0.5, must_match={"samples": "1" * 63 + m}) for m in "abc"]
+    assert len({column.key for column in leaderboard(alike).columns}) == 3
 
 
 def test_the_average_is_of_models_that_have_every_task():
@@ -69,6 +85,10 @@ def test_sorted():
     assert [line.name for line in board.sorted_by("state_bytes").lines] == ["a", "b", "c"]
     with pytest.raises(ValueError, match="--sort swde is no column; give one of state_bytes, recall_fda"):
         board.sorted_by("swde")
+    split = leaderboard([row("a", "fda", 0.2), row("b", "fda", 0.4, must_match={"limit": 5})])
+    assert [line.name for line in split.sorted_by("fda (limit 5)").lines] == ["b", "a"]
+    with pytest.raises(ValueError, match=r"--sort fda could be fda \(limit none\), fda \(limit 5\); give one of"):
+        split.sorted_by("fda")
 
 
 def test_published_rows_and_the_difference_to_them():
@@ -84,11 +104,26 @@ def test_published_rows_and_the_difference_to_them():
     assert ours.cells["recall_based_fda"].delta == pytest.approx(0.01) and not ours.cells["recall_based_fda"].notes
     assert math.isnan(ours.cells["fda"].delta) and ours.cells["fda"].notes
     note = board.footnotes[ours.cells["fda"].notes[0] - 1]
-    assert "14.3, not comparable (task: fda and recall_based_fda)" in note
+    assert note.endswith("not comparable (task: fda and recall_based_fda): based-360m 14.3")
     published = {line.name: line for line in board.lines if line.published}
     assert published["based-360m (published)"].cells["recall_based_fda"].value == pytest.approx(0.1434)
     assert published["attn-1b"].cells["recall_based_fda"].mark == ""  # of another run on another machine
+    # Of the other tables, asked otherwise, a remark is all that is shown.
+    assert [column.key for column in board.columns] == [column.key for column in leaderboard(rows).columns]
+    assert len(published) == 6 and all(line.cells.keys() == {"recall_based_fda"} for line in published.values())
+    told = [remark.partition(": asked otherwise, not shown ")[2].partition(" and ")[0] for remark in board.remarks]
+    assert told == ["(protocol: based", "(protocol: based", "(protocol: based"]
+    assert board.remarks[0].startswith("BASED, arXiv 2402.18668 v2, Table 1: asked otherwise")
     assert "15.3 ± 2.0 (Δ +1.0) **" in FORMATS["table"](board)
+
+
+def test_published_scores_under_no_matching_protocol_share_a_footnote():
+    match = {"protocol": "based", "questions": "fda", "limit": 8}
+    models = ["hazyresearch/based-360m", "hazyresearch/attn-1b", "other"]
+    board = leaderboard([row(m, "recall_based_fda", 0.1, must_match=match) for m in models], with_published=True)
+    assert [line.cells["recall_based_fda"].notes for line in board.lines] == [(1,), (1,), ()]
+    assert board.footnotes[0].endswith("not comparable (limit: 8 and none): based-360m 14.3, attn-1b 68.9")
+    assert not any(line.published for line in board.lines) and len(board.columns) == 1
 
 
 def test_every_form_shows_the_same_numbers():
@@ -122,7 +157,11 @@ def test_escaping():
 
 
 def test_failures_are_told_below():
-    rows = [row("a", "fda", 0.5), row("b", "fda", math.nan, failure="CUDA out of\nmemory")]
+    """A model that has scores too keeps its one line, under the name by which a suite calls it."""
+    rows = [row("bundled:a", "fda", 0.5, reported={"content_hash": "c" * 64})]
+    for name in ("a", "b"):
+        rows.append(Row(name, "swde", "failed", math.nan, failure="out of memory\nTraceback\nCUDA says no"))
     board = leaderboard(rows)
     assert [line.name for line in board.lines] == ["a", "b"] and board.lines[1].cells == {}
-    assert "b: fda failed: CUDA out of memory" in FORMATS["table"](board)
+    for name in ("a", "b"):
+        assert f"\n{name}: swde failed: out of memory ... CUDA says no" in FORMATS["table"](board)

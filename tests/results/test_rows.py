@@ -77,6 +77,10 @@ def test_reading_twice_gives_each_row_once(run, tmp_path):
     assert len(read_runs([run, file]).rows) == 1
     moved = shutil.copytree(run, tmp_path / "moved")
     assert len(read_runs([run, moved]).rows) == 1
+    (alone := tmp_path / "far" / "away").mkdir(parents=True)
+    shutil.copy(file, alone)  # its samples are gone, wherever they still are those count
+    assert read_runs([alone]).samples == []
+    assert read_runs([alone, run]).samples == read_runs([run]).samples != []
 
 
 def test_rows_survive_a_line_cut_short(tmp_path):
@@ -97,7 +101,7 @@ def test_rows_without_a_number_are_kept_as_null(tmp_path):
     assert json.loads(file.read_text())["value"] is None
     (row,) = read_rows(file).rows
     assert math.isnan(row.value) and math.isnan(row.error) and row.failure == "out of memory"
-    for name, value in (("task", None), ("more", 1), ("must_match", [])):
+    for name, value in (("task", None), ("more", 1), ("must_match", []), ("n", "3"), ("failure", 7), ("samples", {})):
         file.write_text(json.dumps(Row("m", "t", "c", 0.5).to_json() | {name: value}) + "\n")
         (problem,) = read_rows(file).problems
         assert "line 1 is no row" in problem and name in problem
@@ -166,6 +170,8 @@ def test_names_that_tell_models_apart():
     published = dataclasses.replace(row("BASED 1.35B/10B"), published=True)
     assert names(published, row("org/a")) == ["BASED 1.35B/10B", "a"]
     assert names(row("bundled:a"), row("a")) == ["a (bundled:a)", "a"]
+    padded = {"pads": "published", "batch_size": "4"}
+    assert names(row("a", arguments={}), row("a", arguments=padded)) == ["a", "a (pads published, batch_size 4)"]
     same = names(row("a", content_hash="1" * 64, dtype="float32"), row("a", content_hash="2" * 64, dtype="float32"))
     assert same == [f"a (content_hash {'1' * 12}...)", f"a (content_hash {'2' * 12}...)"]
 
@@ -178,6 +184,8 @@ def test_of_several_runs_the_last_counts(tmp_path):
     assert [row.value for row in reading.rows] == [5 / 12, 1.0]
     rows, notes = latest(reading.rows)
     assert [row.value for row in rows] == [1.0] and "was 0.4167" in notes[0]
+    unlogged = dataclasses.replace(rows[0], value=0.25, must_match={"task": "fda", "limit": None})
+    assert latest([*rows, unlogged])[0] == [unlogged]  # it tells less of its protocol, and nothing else
     failed = dataclasses.replace(rows[0], value=math.nan, failure="killed")
     assert latest([rows[0], failed])[0] == latest([failed, rows[0]])[0] == [rows[0]]
 
