@@ -30,7 +30,7 @@ def rows(batch: int = 8, heads: int = 16, d: int = 16, dv: int = 64, device: str
     states = {
         name: TaylorState(
             torch.zeros(batch, heads, features, dv, dtype=dtype, device=device),
-            torch.zeros(batch, heads, features, dtype=dtype, device=device),
+            torch.zeros(batch, heads, features, dtype=torch.float32, device=device),
             torch.zeros(batch, FOLD, heads, d, dtype=torch.bfloat16, device=device),
             torch.zeros(batch, FOLD, heads, dv, dtype=torch.bfloat16, device=device),
         )

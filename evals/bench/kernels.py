@@ -50,7 +50,7 @@ def ours(
     def make() -> Callable[[], object]:
         q, k, v = taylor_inputs(batch, HALF, heads, d, dv)
         s = torch.randn(batch, heads, features, dv, device="cuda").to(state)
-        z = (torch.rand(batch, heads, features, device="cuda") + 1).to(state)
+        z = torch.rand(batch, heads, features, device="cuda") + 1
         rows = torch.arange(batch, device="cuda")
         if not deferred:
             return lambda: recur(q, k, v, d**-0.5, (s, z), None, rows, config)
@@ -59,7 +59,7 @@ def ours(
         remembered = TaylorState(s, z, *recent)
         return lambda: step(q, k, v, d**-0.5, position, remembered, None, rows, config)
 
-    held = batch * heads * features * (dv + 1) * torch.empty(0, dtype=state).element_size()
+    held = batch * heads * features * (dv * state.itemsize + 4)
     beside = batch * heads * FOLD * (d + dv) * 2 // 2  # half of the places are in use
     return make, held + 2 * held // FOLD + beside if deferred else 2 * held
 

@@ -102,7 +102,8 @@ def ppl(
             losses = cross_entropies(lm.model, torch.from_numpy(part.ids).to(lm.model.device)).double().cpu().numpy()
             seconds[i] += time.perf_counter() - at
             if not np.isfinite(losses).all():
-                raise ValueError(f"{sources[i]} gives scores that are no numbers in {dtype}; choose another --dtype")
+                kind = str(lm.model.dtype).removeprefix("torch.")
+                raise ValueError(f"{sources[i]} gives scores that are no numbers in {kind}; choose another --dtype")
             at = time.perf_counter()
             slices[i].add(losses, cells)
             slicing += time.perf_counter() - at

@@ -237,7 +237,7 @@ def test_the_command_prints_a_line_a_check_and_exits_by_the_result(tmp_path, mon
     ("arguments", "message"),
     [
         (["./nowhere"], "no such folder"),
-        ([".", "--dtype", "int8"], "dtype='int8' is unknown; choose one of float32, bfloat16, float16, float64"),
+        ([".", "--dtype", "int8"], "dtype='int8' is unknown; choose one of auto, float32, bfloat16, float16, float64"),
         ([".", "--device", "gpu9"], "device='gpu9' can't be used (Invalid device string: 'gpu9'); here there is cpu"),
     ],
 )
