@@ -7,6 +7,7 @@ A Triton form of a decoding step reads and writes states in slots: row i of its 
 references know no slots, so elsewhere the rows are taken out, stepped and put back.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from functools import cache, lru_cache
@@ -35,6 +36,22 @@ def runs_triton(x: Tensor) -> bool:
         return False
     interpreted = os.environ.get("TRITON_INTERPRET") == "1" and x.dtype not in HALF  # which it gets wrong
     return (x.is_cuda or interpreted) and _available()
+
+
+@cache
+def _say_once(what: str) -> None:
+    logging.getLogger("recall_evals").warning("no kernel for %s: it runs in PyTorch, which takes longer", what)
+
+
+def has_kernel(x: Tensor, fits: bool, what: str) -> bool:
+    """Whether an operation runs in Triton here whose form takes some shapes only; one it doesn't take is logged once.
+
+    Args:
+        what: the operation and the shape, for the log.
+    """
+    if runs_triton(x) and not fits:
+        _say_once(what)
+    return fits and runs_triton(x)
 
 
 @cache

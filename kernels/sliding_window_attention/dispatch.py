@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..devices import in_slots, runs_triton
+from ..devices import has_kernel, in_slots, runs_triton
 from ..packing import Packing
 from ..rotary.dispatch import rotate
 from ..rotary.reference import apply_rotary
@@ -28,7 +28,8 @@ def prefill(
         q, k: `[T, H, head_dim]`, not rotated; angles: cosines and sines `[T, n]`, or None.
     """
     q, k = rotate(q, k, angles)
-    if runs_triton(q) and q.shape[2] * q.element_size() <= 2 * LARGEST_HEAD:
+    fits = q.shape[2] * q.element_size() <= 2 * LARGEST_HEAD
+    if has_kernel(q, fits, f"prompts of sliding-window attention, head_dim {q.shape[2]}"):
         from .triton_prefill import prefill as fused
 
         return fused(q, k, v, scale, window, packing, position, ring)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..devices import in_slots, runs_triton
+from ..devices import has_kernel, in_slots, runs_triton
 from ..packing import Packing
 from . import reference
 from .reference import TaylorState
@@ -21,7 +21,8 @@ def prefill(
     decay: Tensor | None = None,
 ) -> tuple[Tensor, TaylorState]:
     """`reference.prefill`."""
-    if runs_triton(q) and decay is None and q.shape[2] <= LARGEST_DIM:
+    fits = decay is None and q.shape[2] <= LARGEST_DIM
+    if has_kernel(q, fits, f"prompts of Taylor attention, d {q.shape[2]}{'' if decay is None else ', decay'}"):
         from .triton_prefill import prefill as fused
 
         return fused(q, k, v, scale, packing, position, state)
