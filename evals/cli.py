@@ -1,5 +1,7 @@
 """The command `recall-evals`: one subcommand an activity, each in a module of its own, imported when it runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@contextmanager
+def _one_line(command: str, code: int = 2) -> Iterator[None]:
+    """Within the block, an error that says what the user can mend is one line, and the exit code."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"recall-evals {command}: {error}", err=True)
+        raise typer.Exit(code) from None
 
 
 def _print_version(wanted: bool) -> None:
@@ -49,18 +61,14 @@ def run(context: typer.Context) -> None:
 
 @app.command()
 def demo(
-    # With 16, three models of 6 million parameters take two minutes on two cores.
-    documents: Annotated[int, typer.Option(min=1, help="Documents of each task, which has 80.")] = 16,
+    documents: Annotated[int, typer.Option(min=1, help="Documents of each task, which has 80.")] = 16,  # two minutes
     models: Annotated[str | None, typer.Option(help="Bundled checkpoints, by comma; default: all.")] = None,
 ) -> None:
     """The bundled checkpoints side by side: recall, perplexity, state and speed, in minutes on a CPU, offline."""
     from .demo import demo as run_demo
 
-    try:
+    with _one_line("demo", 1):
         run_demo(documents, models.split(",") if models else None)
-    except (ValueError, OSError) as error:
-        typer.echo(f"recall-evals demo: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -81,11 +89,8 @@ def check(
     """
     from .check import check as run_gate
 
-    try:
+    with _one_line("check"):
         passed = run_gate(source, revision, device, dtype)
-    except (ValueError, OSError) as error:
-        typer.echo(f"recall-evals check: {error}", err=True)
-        raise typer.Exit(2) from None
     raise typer.Exit(0 if passed else 1)
 
 
@@ -118,11 +123,8 @@ def train(
     """
     from ..training.command import run_recipe
 
-    try:
+    with _one_line("train"):
         done = run_recipe(name, corpus, held_out, work, output, device, stop_after, workers)
-    except (ValueError, OSError) as error:
-        typer.echo(f"recall-evals train: {error}", err=True)
-        raise typer.Exit(2) from None
     raise typer.Exit(0 if done else 3)
 
 
@@ -142,11 +144,8 @@ def gap(
     """
     from .gap import run_gap
 
-    try:
+    with _one_line("gap"):
         report = run_gap(models.split(","), output, corpus, device, tuple(tasks.split(",")))
-    except (ValueError, OSError) as error:
-        typer.echo(f"recall-evals gap: {error}", err=True)
-        raise typer.Exit(2) from None
     typer.echo(report.read_text(encoding="utf-8"))
 
 
@@ -181,7 +180,7 @@ def ppl(
     from .perplexity.command import ppl as run_ppl
     from .perplexity.texts import Texts
 
-    try:
+    with _one_line("ppl"):
         run_ppl(
             sources,
             Texts(data, field, split),
@@ -195,9 +194,6 @@ def ppl(
             device=device,
             output=output,
         )
-    except (ValueError, OSError) as error:
-        typer.echo(f"recall-evals ppl: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command()
@@ -211,11 +207,8 @@ def bigrams(
     """How often each pair of tokens occurs in a corpus, for `ppl --counts`."""
     from .perplexity.command import bigrams as count_bigrams
 
-    try:
+    with _one_line("bigrams"):
         count_bigrams(data, tokenizer, output, field, split)
-    except (ValueError, OSError) as error:
-        typer.echo(f"recall-evals bigrams: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command()
@@ -234,11 +227,8 @@ def slices(
     """
     from .slices import slices as slice_runs
 
-    try:
+    with _one_line("slices"):
         slice_runs(runs, tasks.split(",") if tasks else None, tokenizer, records, plot)
-    except (ValueError, OSError) as error:
-        typer.echo(f"recall-evals slices: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command()
@@ -260,10 +250,8 @@ def sweep(
     from .sweep.command import sweep as run_sweep
 
     try:
-        whole = run_sweep(suite, output, workers, plan, ray)
-    except (ValueError, OSError) as error:
-        typer.echo(f"recall-evals sweep: {error}", err=True)
-        raise typer.Exit(2) from None
+        with _one_line("sweep"):
+            whole = run_sweep(suite, output, workers, plan, ray)
     except KeyboardInterrupt as stopped:
         typer.echo(f"recall-evals sweep: {str(stopped) or 'interrupted'}", err=True)
         raise typer.Exit(130) from None
@@ -281,13 +269,10 @@ def report(
     """One line a model: size, state, speed, perplexity, and each task with its clustered error."""
     from .report import report as make_report
 
-    try:
+    with _one_line("report"):
         text, notes = make_report(runs, form, sort, published)
         if output is not None:
             output.write_text(text + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        typer.echo(f"recall-evals report: {error}", err=True)
-        raise typer.Exit(2) from None
     if output is None:
         typer.echo(text)
     for note in notes:
@@ -309,11 +294,8 @@ def compare(
     """
     from .compare import compare as compare_runs
 
-    try:
+    with _one_line("compare"):
         compare_runs(runs, tasks.split(",") if tasks else None, flips, allow_mismatch)
-    except (ValueError, OSError) as error:
-        typer.echo(f"recall-evals compare: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command()
@@ -330,11 +312,8 @@ def plot(
     """Recall against memory and speed, by place in the context, or over the checkpoints of one training run."""
     from .plot import plot as plot_runs
 
-    try:
+    with _one_line("plot"):
         written, notes = plot_runs(what, runs, task, output or Path(what))
-    except (ValueError, OSError) as error:
-        typer.echo(f"recall-evals plot: {error}", err=True)
-        raise typer.Exit(2) from None
     typer.echo(f"wrote {', '.join(map(str, written))}")
     for note in notes:
         typer.echo(f"Note: {note}.", err=True)
@@ -349,11 +328,8 @@ def protocols(
     """One page of finished runs: scores under each protocol, and whether the perplexity gap lies in the hits."""
     from .protocols import protocols as make_page
 
-    try:
+    with _one_line("protocols"):
         report = make_page(runs, ppl, output)
-    except (ValueError, OSError) as error:
-        typer.echo(f"recall-evals protocols: {error}", err=True)
-        raise typer.Exit(2) from None
     typer.echo(report.read_text(encoding="utf-8"))
 
 

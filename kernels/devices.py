@@ -44,14 +44,16 @@ def _say_once(what: str) -> None:
 
 
 def has_kernel(x: Tensor, fits: bool, what: str) -> bool:
-    """Whether an operation runs in Triton here whose form takes some shapes only; one it doesn't take is logged once.
+    """Whether an operation runs in a kernel here that takes some shapes only; one it doesn't take is logged once.
 
     Args:
         what: the operation and the shape, for the log.
     """
-    if runs_triton(x) and not fits:
+    if not runs_triton(x):
+        return False
+    if not fits:
         _say_once(what)
-    return fits and runs_triton(x)
+    return fits
 
 
 @cache

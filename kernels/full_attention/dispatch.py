@@ -8,7 +8,7 @@ last query of a sequence sees all its keys, the one before all but the last, and
 import torch
 from torch import Tensor
 
-from ..devices import HALF
+from ..devices import HALF, has_kernel
 from ..packing import Packing
 from . import reference
 
@@ -17,8 +17,8 @@ LARGEST_HEAD = 256  # dimensions; the flash kernel takes multiples of 8
 
 def _flash_takes(q: Tensor) -> bool:
     """Half precision on a CUDA device, and a size of heads that the kernel has; no gradients."""
-    able = q.is_cuda and q.dtype in HALF and q.shape[2] % 8 == 0 and q.shape[2] <= LARGEST_HEAD
-    return able and not (torch.is_grad_enabled() and q.requires_grad)
+    fits = q.shape[2] % 8 == 0 and q.shape[2] <= LARGEST_HEAD
+    return q.is_cuda and q.dtype in HALF and has_kernel(q, fits, f"full attention, head_dim {q.shape[2]}")
 
 
 def prefill(

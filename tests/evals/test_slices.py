@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import tiny
 from recall_evals.evals.cli import app
+from runs import transformer
 
 DATE = "2026-01-02T03-04-05.000006"
 FILLER = "The pump was dry. "
@@ -265,16 +266,3 @@ def test_a_real_run(backend, model, tmp_path, monkeypatch):
     assert [row["distance"] for row in found] == [2 + len(FILLER) * i + 1 for i in range(6)]
     assert [row["document"] for row in found] == [row["doc_id"] for row in rows]
     assert sum(row["score"] for row in found) / 6 == results["results"]["local_fda"]["contains,none"]
-
-
-def transformer(folder: Path) -> Path:
-    """A GPT-2 of Transformers with the byte tokenizer."""
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-
-    folder.mkdir()
-    tiny.save_byte_tokenizer(folder / "byte.json")
-    end = "<|endoftext|>"
-    PreTrainedTokenizerFast(tokenizer_file=str(folder / "byte.json"), eos_token=end).save_pretrained(folder)
-    config = GPT2Config(vocab_size=257, n_embd=32, n_layer=2, n_head=2, bos_token_id=256, eos_token_id=256)
-    GPT2LMHeadModel(config).save_pretrained(folder)
-    return folder
