@@ -18,7 +18,7 @@ from recall_evals.evals.sweep.names import TaskNames, backends
 from recall_evals.evals.sweep.suite import BUNDLED, find_suite, read_suite
 from recall_evals.evals.sweep.yaml_lines import SuiteError
 from recall_evals.results.rows import read_runs
-from task_configs.test_recall_tasks import publish, published
+from recall_rows import publish, published
 
 pytestmark = pytest.mark.xdist_group("sweep")
 

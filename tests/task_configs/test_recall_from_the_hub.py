@@ -11,46 +11,13 @@ import yaml
 
 from hub import LoopbackHub
 from recall_evals.task_configs.recall.protocols import FORMS
-from recall_rows import Rows, forms, passages, write
+from recall_rows import publish, published
 
 pytestmark = pytest.mark.xdist_group("recall tasks")  # one worker, or the fixtures are made by each
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "task_configs" / "recall"
 HUB_FORMS = ["swde", "fda", "squad", "nq_512", "nq_1024", "nq_2048", "triviaqa", "drop"]
-
-
-def published(questions: str) -> Rows:
-    """Made-up rows with the columns of a published set."""
-    if questions in ("swde", "fda"):
-        summary = "Summary of information above...\n" if questions == "swde" else ""
-        rows = [{**row, "file_name": ""} for row in forms()]
-        return [{**row, "text": row["text"].replace("\n", f"\n\n{summary}", 1)} for row in rows]
-    if questions == "squad":
-        return [
-            {**row, "doc_id": f"p{n}", "context": row["text"].partition("\n")[0]} for n, row in enumerate(passages())
-        ]
-    marks = "[DOC] [TLE] " if questions == "triviaqa" else ""
-    return [
-        {
-            "doc_id": str(number),
-            "context": f"{marks}{row['text'].strip().rpartition(chr(10))[0]} {row['key']}?",
-            "question": f"{row['key']}?",
-            "orig_question": f"Which {row['key']}?",
-            "answers": [row["value"], "another"],
-        }
-        for number, row in enumerate(forms())
-    ]
-
-
-def publish(folder: Path, rows: Rows) -> Path:
-    """As one file, with a card that names it."""
-    write(folder, rows)
-    card = (
-        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: validation\n    path: validation.jsonl\n---\n"
-    )
-    (folder / "README.md").write_text(card)
-    return folder
 
 
 ASK = """
