@@ -22,33 +22,32 @@ def check(
     from recall_evals.kernels.taylor_linear_attention.triton_prefill import Config, prefill
 
     draw = torch.Generator().manual_seed(0)
-    position = torch.zeros(len(lengths), dtype=torch.int64)
+    position = torch.zeros(len(lengths), dtype=torch.int64, device=device)
     state = wanted_state = None
     for more in continued:
         sizes = [n + more if n else 0 for n in lengths]
-        inputs = [torch.randn(sum(sizes), 2 * heads, n, generator=draw).to(dtype)[:, heads:] for n in (d, d, dv)]
+        drawn = [torch.randn(sum(sizes), 2 * heads, n, generator=draw).to(dtype) for n in (d, d, dv)]
+        inputs, packing = [x.to(device)[:, heads:] for x in drawn], Packing(sizes, device)
         wide = [x.double() for x in inputs]
-        want, wanted_state = taylor.prefill(*wide, 0.25, Packing(sizes), position, wanted_state)
-        packing = Packing(sizes, device)
-        there = [x.to(device) for x in inputs]
-        got, state = prefill(*there, 0.25, packing, position.to(device), state, Config(chunk), segment)
-        position = position + torch.tensor(sizes)
-        beside = torch.arange(taylor.FOLD) < (position % taylor.FOLD)[:, None]
+        want, wanted_state = taylor.prefill(*wide, d**-0.5, packing, position, wanted_state)
+        got, state = prefill(*inputs, d**-0.5, packing, position, state, Config(chunk), segment)
+        position = position + packing.length_tensor
+        beside = torch.arange(taylor.FOLD, device=device) < (position % taylor.FOLD)[:, None]
         pairs = {"y": (got, want)} | {n: (getattr(state, n), getattr(wanted_state, n)) for n in ("kv", "k_sum")}
-        pairs |= {n: (getattr(state, n).cpu()[beside], getattr(wanted_state, n)[beside]) for n in state._fields[2:]}
+        pairs |= {n: (getattr(state, n)[beside], getattr(wanted_state, n)[beside]) for n in state._fields[2:]}
         for name, (mine, theirs) in pairs.items():
             assert mine.isfinite().all(), name
-            error = ((mine.double().cpu() - theirs).norm() / theirs.norm().clamp(min=1e-30)).item()
+            error = ((mine.double() - theirs).norm() / theirs.norm().clamp(min=1e-30)).item()
             assert error <= BOUNDS[dtype], f"{name}: error {error:.1e}"
 
 
 SMALL = [
     ([5, 1, 40, 33], 2, 16, 20, 16), ([70, 0, 3], 1, 8, 16, 16, 32), ([100], 2, 16, 8, 32, 64),
-    ([17, 64], 1, 5, 7, 16, 16), ([50, 9], 1, 16, 70, 16),
+    ([17, 64], 1, 5, 7, 16, 16), ([50, 9], 1, 16, 70, 16), ([1, 3, 15], 1, 16, 16, 16, None, (0, 0, 12)),
 ]  # fmt: skip
 REAL = [
     ([2048] * 16, 16, 16, 64, 64), ([2048], 16, 16, 64, 64), ([1, 700, 0, 33, 2047], 16, 16, 112, 64),
-    ([16384] + [3] * 60, 4, 16, 64, 64), ([513, 512, 511], 2, 12, 128, 32),
+    ([65_536] + [3] * 60, 2, 16, 64, 64), ([40, 3000], 2, 5, 20, 32), ([513, 512, 511], 2, 12, 128, 32),
 ]  # fmt: skip
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; would check prompts at real sizes")
 
