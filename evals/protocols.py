@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..results.lm_eval_rows import is_perplexity
-from ..results.protocols import Perplexities, Scores, page, plot_gaps, plot_scores
+from ..results.protocol_page import page
+from ..results.protocol_plots import plot_gaps, plot_scores
+from ..results.protocol_scores import Perplexities, Scores
 from ..results.row import main_rows
-from ..results.rows import latest, read_runs
+from ..results.rows import append_rows, latest, read_runs
 
 
 class ProtocolsError(ValueError):
@@ -15,10 +17,10 @@ class ProtocolsError(ValueError):
 
 
 def protocols(runs: Sequence[Path], perplexities: Sequence[Path], output: Path) -> Path:
-    """Write README.md, scores.png and perplexity.png into `output`; returns the page.
+    """Write README.md, scores.png, perplexity.png and scores.jsonl into `output`; returns the page.
 
     Args:
-        runs: folders that lm-eval wrote with --log_samples.
+        runs: folders that lm-eval wrote with --log_samples, or the scores.jsonl of an earlier page.
         perplexities: files that `recall-evals ppl --output` wrote, named after their texts (`books.json`).
 
     Raises:
@@ -38,6 +40,9 @@ def protocols(runs: Sequence[Path], perplexities: Sequence[Path], output: Path) 
         texts[file.stem] = _read(file)
     scores = Scores(rows)
     output.mkdir(parents=True, exist_ok=True)
+    kept = output / "scores.jsonl"
+    kept.unlink(missing_ok=True)
+    append_rows(kept, scores.kept())
     plot_scores(scores, output / "scores.png")
     plot_gaps(texts, output / "perplexity.png")
     report = output / "README.md"

@@ -127,7 +127,8 @@ def _reported(said: Mapping[str, Any], config: Mapping[str, Any], arguments: Map
 
 def _hardware(environment: str) -> str | None:
     """The GPUs, or else the CPU, by what lm-eval tells of the machine."""
-    for pattern in (r"^GPU \d+: (.+)$", r"^Model name:\s+(.+)$"):
+    # A single GPU stands behind "GPU models and configuration:", several on lines of their own.
+    for pattern in (r"\bGPU \d+: (.+)$", r"^Model name:\s+(.+)$"):
         if found := re.findall(pattern, environment, re.MULTILINE):
             return f"{len(found)} x {found[0].strip()}" if len(found) > 1 else str(found[0]).strip()
     return None

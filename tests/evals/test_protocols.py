@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 import our_tasks
 import tiny
 from recall_evals.evals.cli import app
-from recall_evals.results.protocols import parts, verdict
-from recall_evals.results.samples import read_samples
+from recall_evals.models import load_model
+from recall_evals.results.protocol_scores import Spread, most_frequent, parts, spread_verdict, verdict
+from recall_evals.results.samples import Sample, read_samples
 from recall_evals.results.statistics import clustered_standard_error
 
 TASKS = ["local_fda", "local_jrt_fda", "local_based_squad", "mqar_8"]
@@ -88,7 +89,8 @@ def test_the_page_of_real_runs(made):
         ("local_based_squad", "squad", "based"),
     ):
         (row,) = [line for line in lines if line[:2] == [data, protocol]]
-        assert row[2:4] == ["6 / 3", "100.0 %" if protocol == "jrt" else "0.0 %"]
+        # Of each question's answers in the other documents the most frequent one is never right: all answers differ.
+        assert row[2:5] == ["6 / 3", "100.0 %" if protocol == "jrt" else "0.0 %", "0.0 %"]
         for model in MODELS:
             (file,) = (made / "out" / model).rglob(f"samples_{task}_*.jsonl")
             samples = read_samples(file).samples
@@ -96,14 +98,29 @@ def test_the_page_of_real_runs(made):
             error = clustered_standard_error(scores, [sample.document for sample in samples])
             assert row[header.index(model)] == f"{100 * sum(scores) / 6:.1f} ± {100 * error:.1f}"
     (row,) = [line for line in lines if line[0] == "mqar_8"]
-    assert row[1] == "6 / 2"
-    assert re.search(r"^- one's context of 120 tokens cut \d+ of 24 prompts", text, re.MULTILINE)
+    assert row[1:3] == ["exact_match", "6 / 2"]
+    cut = r"^- The context of one, two cut \d+ of 24 prompts of local_\*_fda, local_\*_squad, mqar_\* .* 120 tokens"
+    assert re.search(cut, text, re.MULTILINE)
+    values = [[float(row[header.index(model)].split()[0]) for model in MODELS] for row in lines if row[0] == "fda"]
+    by_protocol = sum(abs(first - second) for first, second in zip(*values, strict=True)) / 2
+    by_model = sum(abs(first - second) for first, second in values) / 2
+    assert (
+        f"score moves by {by_protocol:.1f} points on fda, between models under one protocol by {by_model:.1f}" in text
+    )
+    (row,) = [line for line in lines if line[0] == "one" and len(line) == 6]
+    parameters = sum(weights.numel() for weights in load_model(str(made / "one")).parameters())
+    assert row[1:4] == [f"{parameters:,}", "float32", "120 tokens"]
+    assert "cut to" not in text and "of the document 20 tokens of GPT-2's around" in text
     result = json.loads((made / "books.json").read_text())
     (row,) = [line for line in lines if line[:2] == ["books", "two"]]
     gap = result["models"][1]["gap"]
     assert row[-2:] == [f"{gap['difference']:.3f}", f"{gap['hits']:.0%}"]
     assert f"{result['hits']:.1%} of them hits (pairs that the text itself has fewer than 1,000 times)" in text
     assert str(made) not in text
+    kept, again = output / "scores.jsonl", made / "again"
+    command("protocols", kept, "--ppl", made / "books.json", "--output", again)
+    assert (again / "README.md").read_text() == text and (again / "scores.jsonl").read_text() == kept.read_text()
+    assert "samples_" not in kept.read_text() and "results_" not in kept.read_text()
     for plot in ("scores.png", "perplexity.png"):
         assert (output / plot).read_bytes().startswith(b"\x89PNG") and f"({plot})" in text
 
@@ -125,6 +142,35 @@ def test_the_sentence():
     assert "There is no gap" in verdict({"a": ppl(0.2, [(-0.1, 0.3), (0.0, None)])})
     part = parts(yes)[1]
     assert (part.hits, part.others, part.share) == pytest.approx((0.22, -0.02, 1.1))
+
+
+def test_the_sentence_about_protocols():
+    same, turned = ("a", "b"), ("b", "a")
+    fda = Spread("fda", 0.1, 0.3, {"lm-eval-v1": same, "based": same, "jrt": turned})
+    squad = Spread("squad", 0.25, 0.2, {"lm-eval-v1": same, "based": same})
+    assert spread_verdict([fda, squad]) == (
+        "Does the protocol change a score more than the architecture? Not everywhere: between protocols one model's "
+        "score moves by 10.0 points on fda and 25.0 points on squad, between models under one protocol by 30.0 and "
+        "20.0 (largest less smallest, averaged). The order of the models is not always the same: under jrt on fda it "
+        "is b, a."
+    )
+    assert "? No: " in spread_verdict([fda]) and "? Yes: " in spread_verdict([squad])
+    assert "Under all of them the models come in the same order." in spread_verdict([squad])
+    assert "Too little was run" in spread_verdict([])
+
+
+def test_the_most_frequent_answer():
+    def asked(*rows: tuple[str | None, str, str]) -> float | None:
+        samples = [
+            Sample(i, (), "none", document, {"key": key}, "", answer, "", {})
+            for i, (key, document, answer) in enumerate(rows)
+        ]
+        return most_frequent(samples)
+
+    # In d the others say x twice; in e too, which is wrong; in c they say x and y, as often, of which the first counts.
+    lots = [("Lot", "c", "x"), ("Lot", "c", "x"), ("Lot", "d", "X "), ("Lot", "e", "y")]
+    assert asked(*lots) == 3 / 4 and asked(*lots, ("Use", "e", "x")) == 3 / 5  # nobody else was asked for a use
+    assert asked((None, "c", "x")) is None
 
 
 def test_what_no_page_can_be_made_of(made, tmp_path):

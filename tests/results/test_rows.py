@@ -44,6 +44,24 @@ def test_a_row_of_any_backend(run):
     assert row.must_match["truncation"] == {"max_length": 64, "cut_prompts": None}
 
 
+@pytest.mark.parametrize(
+    ("environment", "hardware"),
+    [
+        (
+            "GPU models and configuration: GPU 0: NVIDIA H100 80GB HBM3\n\nCPU:\nModel name:  EPYC",
+            "NVIDIA H100 80GB HBM3",
+        ),
+        ("GPU models and configuration: \nGPU 0: H200\nGPU 1: H200\n\nNvidia driver version: 5", "2 x H200"),
+        ("GPU models and configuration: No CUDA\nCPU:\nModel name:        EPYC", "EPYC"),
+    ],
+)
+def test_the_machine_as_torch_tells_it(run, environment, hardware):
+    (file,) = run.rglob("results_*.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pretty_env_info": environment}))
+    (row,) = read_runs([run]).rows
+    assert row.reported["hardware"] == hardware
+
+
 def test_the_fingerprint_is_of_prompts_and_not_of_their_order_or_answers(tmp_path):
     def fingerprint(samples, name):
         (row,) = read_runs([runs.write(tmp_path / name, {"fda": samples})]).rows
