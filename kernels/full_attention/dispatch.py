@@ -1,24 +1,25 @@
-"""Full attention on whatever device there is: PyTorch's flash kernel over packed sequences and slots where it runs.
+"""Full attention on whatever device there is: prompts by PyTorch's flash kernel where it runs, steps in Triton.
 
-The kernel reads sequences of different lengths out of one long tensor of keys, beginning where it is told: slot s of a
-cache `[slots, capacity, H, head_dim]` begins at s * capacity. So the cache is read as it lies, whatever the slots. The
-last query of a sequence sees all its keys, the one before all but the last, and so on.
+The flash kernel reads sequences of different lengths out of one long tensor of keys, beginning where it is told:
+sequence s of a cache `[B, capacity, H, head_dim]` begins at s * capacity. So the cache is read as it lies. The last
+query of a sequence sees all its keys, the one before all but the last, and so on.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..devices import HALF, has_kernel
+from ..devices import HALF, has_kernel, runs_triton
 from ..packing import Packing
 from . import reference
 
-LARGEST_HEAD = 256  # dimensions; the flash kernel takes multiples of 8
+LARGEST_HEAD = 256  # dimensions that the flash kernel takes; it wants multiples of 8
 
 
 def _flash_takes(q: Tensor) -> bool:
     """Half precision on a CUDA device, and a size of heads that the kernel has; no gradients."""
-    fits = q.shape[2] % 8 == 0 and q.shape[2] <= LARGEST_HEAD
-    return q.is_cuda and q.dtype in HALF and has_kernel(q, fits, f"full attention, head_dim {q.shape[2]}")
+    what = f"prompts of full attention, head_dim {q.shape[2]}"
+    return q.is_cuda and q.dtype in HALF and has_kernel(q, q.shape[2] <= LARGEST_HEAD, what)
 
 
 def prefill(
@@ -51,10 +52,13 @@ def prefill(
         keys, values = (x.flatten(0, 1) for x in grown)
         begins = torch.arange(packing.batch + 1, dtype=torch.int32, device=q.device) * capacity
         longest, lengths = capacity, end.int()
+    width = q.shape[2]
+    if width % 8:  # zeros change neither products nor sums
+        q, keys, values = (F.pad(x, (0, -width % 8)) for x in (q, keys, values))
     y, *_ = torch.ops.aten._flash_attention_forward(
         q, keys, values, queries, begins, packing.longest, longest, 0.0, True, False, scale=scale, seqused_k=lengths
     )
-    return y, (grown[0], grown[1])
+    return y[..., :width], (grown[0], grown[1])
 
 
 def step(
@@ -66,18 +70,9 @@ def step(
     cache: tuple[Tensor, Tensor],
     rows: Tensor | None = None,
 ) -> Tensor:
-    """`reference.step`; in half precision on a CUDA device by PyTorch's flash kernel."""
-    if not _flash_takes(q):
+    """`reference.step`; in Triton where that runs."""
+    if not runs_triton(q):
         return reference.step(q, k, v, scale, position, cache, rows)
-    reference.put(k, v, position, cache, rows)
-    batch, capacity = q.shape[0], cache[0].shape[1]
-    slots = torch.arange(batch, device=q.device) if rows is None else rows
-    first = torch.zeros(batch + 1, dtype=torch.int32, device=q.device)  # the last is not read
-    first[:-1] = slots * capacity
-    queries = torch.arange(batch + 1, dtype=torch.int32, device=q.device)
-    keys, values = (x.flatten(0, 1) for x in cache)
-    y, *_ = torch.ops.aten._flash_attention_forward(
-        q.contiguous(), keys, values, queries, first, 1, capacity, 0.0, False, False,
-        scale=scale, seqused_k=(position + 1).int(),
-    )  # fmt: skip
-    return y
+    from .triton_step import step as fused
+
+    return fused(q, k, v, scale, position, cache, rows)

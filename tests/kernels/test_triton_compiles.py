@@ -39,6 +39,7 @@ def compile_all() -> None:
     from triton.runtime.jit import JITFunction
 
     from recall_evals.kernels import devices
+    from recall_evals.kernels.full_attention.triton_step import step as attend
     from recall_evals.kernels.gated_activation.triton_gate import silu_gate
     from recall_evals.kernels.greedy_choice.triton_choice import greedy_choice
     from recall_evals.kernels.linear.triton_few_rows import linear
@@ -74,6 +75,8 @@ def compile_all() -> None:
         recur(q, k, rand(1, 2, 112), 0.25, (s, z), decay)
     q, k, v = rand(1, 3, 2, 112).unbind(1)
     sliding(q, k, v, (rand(1, 56), rand(1, 56)), 0.1, position, (rand(4, 2, 129, 112), rand(4, 2, 129, 112)))
+    for parts in (1, 4):
+        attend(q, k, v, 0.1, position, (rand(4, 300, 2, 112), rand(4, 300, 2, 112)), parts=parts)
     convolution(rand(1, 64), rand(64, 3), rand(64), rand(1, 64), rand(4, 2, 64))
     silu_gate(rand(1, 64), rand(1, 64))
     greedy_choice(rand(2, 20_000))
@@ -81,8 +84,8 @@ def compile_all() -> None:
     add_rms_norm(rand(1, 64, dtype=FLOAT), rand(1, 64), rand(64), 1e-5, True)
     inputs = GatedInputs(*(rand(1, 64) for _ in range(3)), rand(1, 16), rand(1, 16), rand(64), rand(64, 16), rand(64))
     gated_step(inputs, rand(4, 64, 16, dtype=FLOAT))
-    wanted = {"_step", "_fold", "_recur", "_gate", "_choose", "_product", "_add_norm"}
-    assert set(compiled) == wanted and len(compiled) == 13, compiled
+    wanted = {"_step", "_fold", "_recur", "_gate", "_choose", "_product", "_add_norm", "_attend", "_combine"}
+    assert set(compiled) == wanted and len(compiled) == 16, compiled
     compiled.clear()
     compile_prompts()
     wanted = {"_prefill": 3, "_rotate": 1, "_walk": 4, "_combine": 1, "_prefix": 2}

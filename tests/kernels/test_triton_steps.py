@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from interpreter import needs_interpreter, run_interpreted
+from recall_evals.kernels.full_attention import reference as attention
 from recall_evals.kernels.gated_activation import reference as gated_activation
 from recall_evals.kernels.greedy_choice import reference as greedy
 from recall_evals.kernels.rms_norm import reference as rms_norm
@@ -122,6 +123,27 @@ def check_sliding(dtype: torch.dtype, device: str, batch: int, heads: int, e: in
         assert_close(name, x, y, dtype)
 
 
+def check_attention(dtype: torch.dtype, device: str, batch: int, heads: int, e: int, longest: int, parts: int) -> None:
+    """Caches empty, part full, and full but for the tokens that come; keys cut into parts, some without keys."""
+    from recall_evals.kernels.full_attention.triton_step import step
+
+    inputs = Inputs(dtype, device)
+    slots = batch + SLOTS
+    caches = [inputs.rand(slots, longest + 3, heads, e) for _ in range(2)]
+    wanted, given = ([x[i] for x in caches] for i in (0, 1))
+    rows = inputs.rows(batch)
+    position = torch.arange(batch) * 37 % (longest + 1)
+    position[-1] = longest
+    for _ in range(3):
+        (q_, k_, v_), (q, k, v) = (x.unbind(1) for x in inputs.rand(batch, 3, heads, e))
+        want = attention.step(q_, k_, v_, 0.3, position, tuple(wanted), rows)
+        got = step(q, k, v, 0.3, position.to(device), tuple(given), rows.to(device), parts=parts or None)
+        position += 1
+        assert_close("y", got, want, dtype)
+    for x, y in zip(given, wanted, strict=True):
+        assert torch.equal(x.double().cpu(), y), "cache"
+
+
 def check_convolution(
     dtype: torch.dtype, device: str, batch: int, width: int, taps: int, bias: bool, gate: bool
 ) -> None:
@@ -225,6 +247,7 @@ SMALL: list[tuple[Callable[..., None], tuple]] = [
         (2, 2, 3, 9, 1, True), (2, 3, 16, 5, 2, False, (8, 2)),
     )),
     *((check_sliding, case) for case in ((3, 2, 8, 5, 4), (2, 1, 7, 40, 2), (1, 3, 6, 33, 0))),
+    *((check_attention, case) for case in ((3, 2, 8, 40, 1), (2, 1, 7, 50, 4))),
     *((check_convolution, case) for case in ((3, 20, 3, False, True), (2, 7, 4, True, False), (1, 600, 2, True, True))),
     *((check_norm, case) for case in ((3, 24), (1, 100))),
     *((check_gate, case) for case in ((3, 24), (1, 1100))),
@@ -252,6 +275,7 @@ REAL: list[tuple[Callable[..., None], tuple]] = [
         (3, 4, 32, 128, 16), (5, 2, 7, 33, 8, True), (2, 16, 24, 56, 16, True),
     )),
     *((check_sliding, case) for case in ((128, 16, 112, 129, 56), (1, 16, 64, 65, 16), (513, 2, 20, 7, 0))),
+    *((check_attention, case) for case in ((128, 24, 70, 300, 0), (1, 16, 128, 5000, 0), (65, 4, 256, 1000, 2))),
     *((check_convolution, case) for case in ((128, 3584, 3, False, True), (1, 2049, 4, True, False))),
     *((check_norm, case) for case in ((128, 1792), (1, 2048), (513, 100))),
     *((check_gate, case) for case in ((128, 3584), (1, 100))),
