@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.causal_filter import reference as causal_filter
-from ..kernels.devices import in_slots
+from ..kernels.causal_filter.dispatch import gated_step as filter_step
 from ..kernels.diagonal_ssm import reference as diagonal_ssm
+from ..kernels.diagonal_ssm.dispatch import gated_step as ssm_step
 from .attention import MHA
 from .backbone_config import attention_layers, backbone_config
 from .decoder import Decoder, LayerState, Linear, Mixer, Reading, Stepping
@@ -118,11 +119,8 @@ class H3(Mixer):
     def step(self, x: Tensor, stepping: Stepping, state: LayerState) -> Tensor:
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         taps, ssm = self.ssm_k_kernel.kernel.taps(self.ssm_k_D), self.kernel.kernel.discrete(self.D)
-
-        def mixed(held: tuple[Tensor, ...]) -> Tensor:
-            return diagonal_ssm.step(causal_filter.step(k, taps, held[0]) * v, ssm, held[1])
-
-        return self.output_linear(q * in_slots(mixed, (state["inputs"], state["ssm"]), stepping.rows))
+        u = filter_step(k, taps, v, state["inputs"], stepping.rows)
+        return self.output_linear(ssm_step(u, ssm, q, state["ssm"], stepping.rows))
 
 
 class H3Model(Decoder):

@@ -13,16 +13,15 @@ The world tokenizer comes as Python code in those repositories, which is never r
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.devices import in_slots
-from ..kernels.precision import sum_dtype
 from ..kernels.wkv5 import reference as wkv5
+from ..kernels.wkv5.dispatch import gated_step, mix_step
 from .decoder import LayeredModel, LayerState, Linear, Mixer, Reading, Stepping
 from .errors import ConfigurationError
 from .fields import NUMBER, get_field
@@ -31,9 +30,8 @@ from .fields import NUMBER, get_field
 class Shifting(Mixer):
     """What both mixers do to a token and the one before it, whose last is a part of their state."""
 
-    def mixed(self, x: Tensor, before: Tensor, *names: str) -> list[Tensor]:
-        mus = [self.get_parameter(f"time_mix_{name}")[0, 0] for name in names]
-        return [x * mu + before * (1 - mu) for mu in mus]
+    def mus(self, *names: str) -> list[Tensor]:
+        return [self.get_parameter(f"time_mix_{name}")[0, 0] for name in names]
 
 
 class Attention(Shifting):
@@ -58,38 +56,32 @@ class Attention(Shifting):
         self.time_decay.copy_(torch.linspace(-6, -1, self.head_size).expand_as(self.time_decay))
         self.time_faaaa.uniform_(-0.1, 1, generator=generator)
 
-    def project(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """r, k and v `[., H, N]` and the gate `[., D]`."""
-        r, k, v, g = self.mixed(x, before, "receptance", "key", "value", "gate")
+    @property
+    def mixes(self) -> list[Tensor]:
+        return self.mus("receptance", "key", "value", "gate")
+
+    @property
+    def parts(self) -> wkv5.Heads:
+        norm = self.ln_x
+        return wkv5.Heads(self.time_decay, self.time_faaaa, norm.weight, norm.bias, self.divisor, norm.eps)
+
+    def project(self, mixed: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """r, k and v `[., H, N]` and the gate before its SiLU `[., D]`."""
+        r, k, v, g = mixed
         split = (self.heads, self.head_size)
         r, k, v = self.receptance(r), self.key(k), self.value(v)
-        return r.unflatten(-1, split), k.unflatten(-1, split), v.unflatten(-1, split), F.silu(self.gate(g))
-
-    def decay(self) -> tuple[Tensor, Tensor]:
-        """log w and u `[H, N]`, float32 or better."""
-        wide = sum_dtype(self.time_decay)
-        return -self.time_decay.to(wide).exp(), self.time_faaaa.to(wide)
-
-    def finish(self, y: Tensor, gate: Tensor) -> Tensor:
-        wide = sum_dtype(y)
-        normed = F.layer_norm(y.to(wide) / self.divisor, (self.head_size,), eps=self.ln_x.eps).flatten(1)
-        y = normed * self.ln_x.weight.to(wide) + self.ln_x.bias.to(wide)
-        return self.output(y.to(gate.dtype) * gate)
+        return r.unflatten(-1, split), k.unflatten(-1, split), v.unflatten(-1, split), self.gate(g)
 
     def prefill(self, x: Tensor, reading: Reading, state: LayerState | None) -> tuple[Tensor, LayerState]:
         last, s = (state["last"], state["wkv"]) if state else (None, None)
         before, last = wkv5.token_shift(x, reading.packing, last)
-        r, k, v, gate = self.project(x, before)
-        y, s = wkv5.prefill(r, k, v, *self.decay(), reading.packing, s)
-        return self.finish(y, gate), {"last": last, "wkv": s}
+        r, k, v, gate = self.project(wkv5.mix(x, before, self.mixes))
+        y, s = wkv5.prefill(r, k, v, *self.parts.decays(), reading.packing, s)
+        return self.output(wkv5.gated_norm(y, gate, self.parts)), {"last": last, "wkv": s}
 
     def step(self, x: Tensor, stepping: Stepping, state: LayerState) -> Tensor:
-        def mixed(held: tuple[Tensor, ...]) -> Tensor:
-            r, k, v, gate = self.project(x, held[0])
-            held[0].copy_(x)
-            return self.finish(wkv5.step(r, k, v, *self.decay(), held[1]), gate)
-
-        return in_slots(mixed, (state["last"], state["wkv"]), stepping.rows)
+        projected = self.project(mix_step(x, self.mixes, state["last"], stepping.rows))
+        return self.output(gated_step(*projected, self.parts, state["wkv"], stepping.rows))
 
 
 class FeedForward(Shifting):
@@ -105,21 +97,20 @@ class FeedForward(Shifting):
         self.time_mix_key.uniform_(generator=generator)
         self.time_mix_receptance.uniform_(generator=generator)
 
-    def finish(self, x: Tensor, before: Tensor) -> Tensor:
-        k, r = self.mixed(x, before, "key", "receptance")
+    @property
+    def mixes(self) -> list[Tensor]:
+        return self.mus("key", "receptance")
+
+    def finish(self, mixed: Sequence[Tensor]) -> Tensor:
+        k, r = mixed
         return torch.sigmoid(self.receptance(r)) * self.value(F.relu(self.key(k)).square())
 
     def prefill(self, x: Tensor, reading: Reading, state: LayerState | None) -> tuple[Tensor, LayerState]:
         before, last = wkv5.token_shift(x, reading.packing, state["last"] if state else None)
-        return self.finish(x, before), {"last": last}
+        return self.finish(wkv5.mix(x, before, self.mixes)), {"last": last}
 
     def step(self, x: Tensor, stepping: Stepping, state: LayerState) -> Tensor:
-        def mixed(held: tuple[Tensor, ...]) -> Tensor:
-            y = self.finish(x, held[0])
-            held[0].copy_(x)
-            return y
-
-        return in_slots(mixed, (state["last"],), stepping.rows)
+        return self.finish(mix_step(x, self.mixes, state["last"], stepping.rows))
 
 
 class Block(nn.Module):

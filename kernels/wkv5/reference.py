@@ -9,11 +9,20 @@ S before the chunk and n of its tokens present, from t = 0 on,
     y_t = r_t diag(w^t) S + sum_{s < t} (r_t diag(w^{t-1-s}) k_sᵀ) v_s + (r_t diag(u) k_tᵀ) v_t
     S  <- diag(w^n) S + sum_{s < n} diag(w^{n-1-s}) k_sᵀ v_s
 
+What stands around it in a layer is here too: the inputs are mixed with those of the token before, and y goes through a
+LayerNorm over each head and a gate,
+
+    mix_c(x_t) = mu_c x_t + (1 - mu_c) x_{t-1},    norm(y / divisor) * weight + bias, times silu(gate)
+
 No negative power of w appears, so that strong decays may underflow. The state S is float32 or better. Rounded to
 float32 it would depend on where a sequence is cut, so float32 that must be exact goes token by token, as decoding does.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..packing import Packing
@@ -21,6 +30,22 @@ from ..precision import state_dtype, sum_dtype, sums_are_exact
 
 AT_ONCE = 1 << 19  # numbers of state that `recurrent` holds: only the recurrence itself goes token by token
 CHUNK = 16  # tokens that are compared pair by pair: [B, CHUNK, CHUNK, H, N] numbers at once
+
+
+class Heads(NamedTuple):
+    """What the heads of a layer have: omega and u `[H, N]`, weight and bias `[H N]` of the norm after them."""
+
+    omega: Tensor
+    u: Tensor
+    weight: Tensor
+    bias: Tensor
+    divisor: float
+    eps: float
+
+    def decays(self) -> tuple[Tensor, Tensor]:
+        """log w and u `[H, N]`, float32 or better."""
+        wide = sum_dtype(self.omega)
+        return -self.omega.to(wide).exp(), self.u.to(wide)
 
 
 def token_shift(x: Tensor, packing: Packing, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -31,6 +56,11 @@ def token_shift(x: Tensor, packing: Packing, last: Tensor | None = None) -> tupl
     before = x.roll(1, 0)
     before[packing.offsets[:-1]] = x.new_zeros(()) if last is None else last
     return before, packing.last(x)
+
+
+def mix(x: Tensor, before: Tensor, mus: Sequence[Tensor]) -> list[Tensor]:
+    """x and the tokens before, both `[., D]`, by each of the mus `[D]`."""
+    return [x * mu + before * (1 - mu) for mu in mus]
 
 
 def prefill(
@@ -104,6 +134,19 @@ def step(r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tenso
     y = (r_[..., None] * (s + u.to(wide)[..., None] * added)).sum(-2)
     state.copy_(torch.addcmul(added, log_w.to(wide).exp()[..., None], s))
     return y.to(r.dtype)
+
+
+def gated_norm(y: Tensor, gate: Tensor, heads: Heads) -> Tensor:
+    """y `[., H, N]` and the gate `[., H N]` -> `[., H N]`."""
+    wide = sum_dtype(y)
+    normed = F.layer_norm(y.to(wide) / heads.divisor, y.shape[-1:], eps=heads.eps).flatten(-2)
+    y = normed * heads.weight.to(wide) + heads.bias.to(wide)
+    return y.to(gate.dtype) * F.silu(gate)
+
+
+def gated_step(r: Tensor, k: Tensor, v: Tensor, gate: Tensor, heads: Heads, state: Tensor) -> Tensor:
+    """`step` and `gated_norm`: r, k, v `[B, H, N]`, gate `[B, H N]` -> `[B, H N]`."""
+    return gated_norm(step(r, k, v, *heads.decays(), state), gate, heads)
 
 
 def _power(log_w: Tensor, exponent: Tensor) -> Tensor:

@@ -87,9 +87,37 @@ def compile_all() -> None:
     wanted = {"_step", "_fold", "_recur", "_gate", "_choose", "_product", "_add_norm", "_attend", "_combine"}
     assert set(compiled) == wanted and len(compiled) == 16, compiled
     compiled.clear()
+    compile_baseline_steps()
+    assert Counter(compiled) == {"_mix": 2, "_wkv": 2, "_filter": 2, "_ssm": 2}, compiled
+    compiled.clear()
     compile_prompts()
     wanted = {"_prefill": 3, "_rotate": 1, "_walk": 4, "_combine": 1, "_prefix": 2}
     assert Counter(compiled) == wanted, compiled
+
+
+def compile_baseline_steps() -> None:
+    """The steps of RWKV-5 and H3, at the sizes of their 1.3 B configurations, for few sequences and for many."""
+    from recall_evals.kernels.causal_filter.triton_step import gated_step as causal_filter
+    from recall_evals.kernels.diagonal_ssm.reference import DiagonalSSM
+    from recall_evals.kernels.diagonal_ssm.triton_step import gated_step as diagonal_ssm
+    from recall_evals.kernels.wkv5.reference import Heads
+    from recall_evals.kernels.wkv5.triton_step import gated_step as wkv5
+    from recall_evals.kernels.wkv5.triton_step import mix_step
+
+    def rand(*shape, dtype=HALF):
+        return torch.zeros(shape, dtype=dtype)
+
+    for count in (2, 4):
+        mix_step(rand(2, 2048), rand(count, 2048).unbind(), rand(4, 2048))
+    for n in (64, 128):
+        heads = Heads(rand(2, n), rand(2, n), rand(2 * n), rand(2 * n), 8, 1e-5)
+        wkv5(*rand(2, 3, 2, n).unbind(1), rand(2, 2 * n), heads, rand(4, 2, n, n, dtype=FLOAT))
+    numbers = (rand(2048, 32, dtype=torch.complex64) for _ in range(3))
+    ssm, taps = DiagonalSSM(*numbers, rand(2048, dtype=FLOAT)), rand(2048, 64, dtype=FLOAT)
+    for batch in (1, 64):
+        x = rand(batch, 2048)
+        causal_filter(x, taps, x, rand(batch, 63, 2048))
+        diagonal_ssm(x, ssm, x, rand(batch, 2048, 32, 2, dtype=FLOAT))
 
 
 def compile_prompts() -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 
 from interpreter import needs_interpreter, run_interpreted
+from kernel_inputs import BOUNDS, SLOTS, Inputs, assert_close, poison
 from recall_evals.kernels.full_attention import reference as attention
 from recall_evals.kernels.gated_activation import reference as gated_activation
 from recall_evals.kernels.greedy_choice import reference as greedy
@@ -20,32 +20,6 @@ from recall_evals.kernels.selective_scan import reference as selective_scan
 from recall_evals.kernels.short_convolution import reference as short_convolution
 from recall_evals.kernels.sliding_window_attention import reference as sliding
 from recall_evals.kernels.taylor_linear_attention import reference as taylor
-
-BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # ‖got - want‖ / ‖want‖
-SLOTS = 3  # more than there are sequences
-
-
-class Inputs:
-    """Random tensors in float64, seeded, and their copies for the form under test."""
-
-    def __init__(self, dtype: torch.dtype, device: str):
-        self.generator = torch.Generator().manual_seed(0)
-        self.dtype, self.device = dtype, device
-
-    def rand(self, *shape: int, wide: bool = False) -> tuple[Tensor, Tensor]:
-        """What the reference gets and what the kernel gets: the same numbers; `wide` in float32 at least."""
-        dtype = torch.float32 if wide else self.dtype
-        given = torch.randn(*shape, generator=self.generator, dtype=torch.float64).to(dtype)
-        return given.double(), given.to(self.device)
-
-    def rows(self, batch: int) -> Tensor:
-        return torch.randperm(batch + SLOTS, generator=self.generator)[:batch]
-
-
-def assert_close(name: str, got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
-    assert got.isfinite().all(), name
-    error = ((got.double().cpu() - want).norm() / want.norm().clamp(min=1e-30)).item() if want.numel() else 0.0
-    assert error <= BOUNDS[dtype], f"{name}: error {error:.1e}"
 
 
 def check_taylor(
@@ -285,13 +259,7 @@ REAL: list[tuple[Callable[..., None], tuple]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def poisoned():
-    """Memory that nobody wrote holds NaN."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+poisoned = pytest.fixture(poison)
 
 
 @on_cuda
