@@ -23,12 +23,21 @@ TOLERANCE_TF32 = 1e-2  # products of float32 on a GPU
 
 @torch.no_grad()
 def demand_causal(network: CausalNetwork, vocabulary: int, positions: int | None) -> None:
-    """
+    """Two sequences that differ in their last tokens alone must agree before them.
+
+    They are equally long, so that the same kernels read both, and round alike but where tokens are sorted by experts:
+    what a deep network makes of rounding in half precision is large.
+
     Raises:
-        ConfigurationError: hidden vectors of tokens depend on later ones.
+        ConfigurationError: hidden vectors of tokens depend on later ones, or are no numbers.
     """
     ids, head = _tokens(network, vocabulary, positions)
-    if _difference(_whole(network, ids[0, :head]), _whole(network, ids[0])[:head]) > _bound(network):
+    one, other = (_whole(network, row)[:head] for row in (ids[0], torch.cat([ids[0, :head], ids[1, head:]])))
+    if not one.isfinite().all():
+        raise ConfigurationError(
+            f"its hidden vectors hold NaN or infinity in {one.dtype}; see that its weights are whole, or try float32"
+        )
+    if _difference(other, one) > _bound(network):
         raise ConfigurationError(
             "its scores of a token depend on the tokens after it, so it is an encoder and no causal language model; "
             "give a model that was trained to predict the next token"
@@ -145,7 +154,7 @@ def _mixes(network: CausalNetwork, ids: Tensor, whole: list[Tensor], head: int) 
 
 
 def _packs(network: CausalNetwork, ids: Tensor, whole: list[Tensor], head: int) -> float:
-    if not isinstance(network.form, FLAForm) or not network.abilities.splits:
+    if not isinstance(network.form, FLAForm) or not network.abilities.splits or network.most is not None:
         return float("inf")
     lengths = [head, head // 2]
     rest = [ids.shape[1] - n for n in lengths]

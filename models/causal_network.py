@@ -16,6 +16,9 @@ from ..kernels.packing import Packing
 from .cache_forms import CacheForm, HistoryForm
 from .cache_state import CacheState, Layers, begin_together, join, put, take
 
+# Of flash-linear-attention, those with a mode that reads any number of tokens as single steps do.
+RECURRENT = {"GatedLinearAttention", "MultiScaleRetention", "DeltaNet", "GatedDeltaNet", "RWKV6Attention"}
+
 
 @dataclass(frozen=True)
 class Abilities:
@@ -39,6 +42,9 @@ class CausalNetwork(nn.Module):
     Args:
         causal: a model of Transformers' form with a head over its `base_model`.
         form: of its cache.
+
+    Attributes:
+        most: tokens of a sequence in one call, more being read in several; None: any number.
     """
 
     def __init__(self, causal: nn.Module, form: CacheForm):
@@ -47,19 +53,30 @@ class CausalNetwork(nn.Module):
         self.form = form
         self.abilities = Abilities()
         self._takes_positions = "position_ids" in signature(self.base.forward).parameters
-        self._choose_experts()
+        self.most: int | None = None
+        self._choose_kernels()
 
     def _apply(self, fn: Any, recurse: bool = True) -> "CausalNetwork":
         super()._apply(fn, recurse)
-        self._choose_experts()
+        self._choose_kernels()
         return self
 
-    def _choose_experts(self) -> None:
-        if self.embedding.weight.dtype == torch.float64:
-            for part in self.causal.modules():  # grouped products of experts know no float64
-                settings: Any = getattr(part, "config", None)
-                if getattr(settings, "_experts_implementation", None):
-                    settings._experts_implementation = "eager"
+    def _choose_kernels(self) -> None:
+        dtype = self.embedding.weight.dtype
+        half = dtype in (torch.bfloat16, torch.float16)
+        self.most = None
+        for part in self.causal.modules():
+            settings: Any = getattr(part, "config", None)
+            if dtype == torch.float64 and getattr(settings, "_experts_implementation", None):
+                settings._experts_implementation = "eager"  # grouped products of experts know no float64
+            kind = type(part)
+            if not kind.__module__.startswith("fla.layers."):
+                continue
+            # Chunks round otherwise than single steps do, which float32 is asked to be equal to; DeltaNet's know none.
+            if kind.__name__ in RECURRENT:
+                setattr(part, "mode", self.base.config.attn_mode if half else "fused_recurrent")  # noqa: B010
+            elif kind.__name__ == "RWKV7Attention" and not half:  # it reads 64 in chunks whatever its mode
+                self.most = 63
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -118,7 +135,7 @@ class CausalNetwork(nn.Module):
                 found_rows, cache = self._read(torch.stack(some), held, before)
             hidden |= dict(zip(rows, found_rows, strict=True))
             after = [n + len(piece) for n, piece in zip(before, some, strict=True)]
-            parts.append(begin_together(self.form.layers(cache), after, self.form.bounds))
+            parts.append(begin_together(self._layers(cache, len(rows)), after, self.form.bounds))
             order += rows
         places = torch.tensor(order, device=tokens.device).argsort()
         layers = join(parts, places)
@@ -140,21 +157,34 @@ class CausalNetwork(nn.Module):
             chosen, before = [places[i] for i in some], [begun[i] for i in some]
             found, cache = self.call(tokens[some][:, None], self._taken(state, chosen, before), before)
             index = torch.tensor(chosen, device=tokens.device)
-            put(state.layers, index, self.form.layers(cache), before, self.form.bounds)
+            put(state.layers, index, self._layers(cache, len(some)), before, self.form.bounds)
             hidden = found.new_zeros(len(places), found.shape[-1]) if hidden is None else hidden
             hidden[some] = found[:, 0]
         state.count(rows)
         return self._nothing(len(places)) if hidden is None else hidden
 
     def _read(self, tokens: Tensor, cache: Any, begun: Sequence[int]) -> tuple[Tensor, Any]:
-        """`call`, from a cache a token at a time where it can't go on otherwise."""
-        if cache is None or self.abilities.splits or tokens.shape[1] == 1:
+        """`call`, in pieces of `most` tokens, and from a cache a token at a time where it can't go on otherwise."""
+        size = self.most or tokens.shape[1] if cache is None or self.abilities.splits else 1
+        if tokens.shape[1] <= size:
             return self.call(tokens, cache, begun)
         found = []
-        for i in range(tokens.shape[1]):
-            hidden, cache = self.call(tokens[:, i : i + 1], cache, [n + i for n in begun])
+        for i in range(0, tokens.shape[1], size):
+            hidden, cache = self.call(tokens[:, i : i + size], cache, [n + i for n in begun])
             found.append(hidden)
         return torch.cat(found, dim=1), cache
+
+    def _layers(self, cache: Any, rows: int) -> Layers:
+        """The tensors of a cache of so many sequences.
+
+        Raises:
+            ValueError: one holds another number of them, as RWKV-6's does of sequences end to end. An index beyond it
+                would be an error only on a CPU: on a GPU, the end of the process.
+        """
+        layers = self.form.layers(cache)
+        if wrong := [name for layer in layers for name, tensor in layer.items() if len(tensor) != rows]:
+            raise ValueError(f"the cache of {rows} sequences holds another number of them in {wrong[0]}")
+        return layers
 
     def _taken(self, state: CacheState, rows: Sequence[int], begun: Sequence[int]) -> Any:
         index = torch.tensor(rows, device=state.position.device)

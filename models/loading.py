@@ -26,7 +26,8 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> SequenceModel:
-    """Load a checkpoint of any architecture in `architectures`, in its published format.
+    """Load a checkpoint of any architecture in `architectures`, in its published format, or a causal language model of
+    Transformers or flash-linear-attention, whose config.json names its class (`architectures`, or `auto_map`).
 
     Args:
         source: a folder with config.json and weights, a bundled checkpoint's name (`based`, or `bundled:based` where a
@@ -39,17 +40,24 @@ def load_model(
         The model in evaluation mode, without gradients.
 
     Raises:
-        ConfigurationError: a configuration that can't be built; names the field.
+        ConfigurationError: a configuration that can't be built; names the field. Also an encoder, a model with an
+            encoder, code that comes with the checkpoint, or a package that isn't there.
         CheckpointError: weights that are absent, unreadable, of a wrong shape, missing or unexpected; lists them. Also
             a file that is not as the folder's SHA256SUMS lists it.
     """
-    return load_checkpoint(find_checkpoint(source, revision), dtype=dtype, device=device)
+    checkpoint = find_checkpoint(source, revision)
+    config = checkpoint.config()
+    if isinstance(config.get("architectures"), list) or config.get("auto_map"):
+        from .transformers_loading import load_causal_lm  # which imports this module, and what takes seconds
+
+        return load_causal_lm(checkpoint, dtype=dtype, device=device)
+    return load_checkpoint(checkpoint, dtype=dtype, device=device)
 
 
 def load_checkpoint(
     checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> SequenceModel:
-    """`load_model` for files that were found already."""
+    """`load_model` for files that were found already, of an architecture in `architectures`."""
     config = checkpoint.config()
     try:
         network = model_class(detect_architecture(config))

@@ -2,7 +2,8 @@
 
 Those of attention, BASED and Mamba are the released ones. H3's are its paper's (355M and 1.3B, two attention layers),
 Hyena's the paper's depth and widths (355M; 1.3B likewise, twice as wide), RWKV-5's the released widths and as many
-layers as give the size with GPT-2's vocabulary.
+layers as give the size with GPT-2's vocabulary. GLA's are the widths of arXiv 2312.06635 (340M, 1.3B) with that
+vocabulary and one matrix for embedding and head, as flash-linear-attention reads them.
 """
 
 import json

@@ -23,6 +23,7 @@ class SequenceModel(nn.Module, ABC):
             the first `prefill` of a sequence must hold at least so many tokens, or the whole prompt. 0: anywhere.
         positions: most tokens of a sequence, where positions are learned; None: no limit.
         captures: whether a step may be held in a CUDA graph: no part of it runs on the host.
+        on_cpu: whether it can be computed there too, which an oracle in float64 needs.
         config: the published configuration, as read.
     """
 
@@ -30,6 +31,7 @@ class SequenceModel(nn.Module, ABC):
     shortest_split: int = 0
     positions: int | None = None
     captures: bool = True
+    on_cpu: bool = True
     config: dict[str, Any]
 
     @classmethod

@@ -1,6 +1,7 @@
 """load_causal_lm: a checkpoint of Transformers or flash-linear-attention as a SequenceModel, or why it can't be one."""
 
 import logging
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -54,12 +55,13 @@ def load_causal_lm(
 
 def names_transformers_class(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is one of Transformers' form rather than of a format that we read ourselves."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    # Transformers' conversions of Mamba have the published fields too, and its own beside them.
     kind = config.get("model_type")
-    if kind in CONFIG_MAPPING_NAMES and "hidden_size" in config and isinstance(config.get("architectures"), list):
-        return True
+    # Transformers' conversions of Mamba have the published fields too, and its own beside them.
+    if isinstance(kind, str) and "hidden_size" in config and isinstance(config.get("architectures"), list):
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        if kind in CONFIG_MAPPING_NAMES:
+            return True
     try:
         detect_architecture(config)
     except ConfigurationError:
@@ -95,6 +97,11 @@ def _demand_causal(config: Mapping[str, Any], device: torch.device, trust_remote
                 f"{FLA[kind]} runs in flash-linear-attention's kernels, which need a GPU; here it would run on "
                 f"{device.type}: give device=cuda on a machine that has one"
             )
+        if kind == "mamba3" and not all(map(find_spec, ("mamba_ssm", "cutlass", "quack"))):
+            raise ConfigurationError(
+                "Mamba-3 runs in kernels of mamba-ssm, which flash-linear-attention brings not along: pip install "
+                "mamba-ssm nvidia-cutlass-dsl quack-kernels"
+            )
         import fla  # noqa: F401 - makes its classes known to Transformers
     elif kind not in CONFIG_MAPPING_NAMES:
         if not config.get("auto_map"):
@@ -117,6 +124,9 @@ def _demand_causal(config: Mapping[str, Any], device: torch.device, trust_remote
 def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
+    if checkpoint.config().get("model_type") in FLA and dtype == torch.float32:
+        os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # its kernels would multiply in TF32, of 10 bits
+
     # The files were found, and checked, already; code of its own lies beside them only in the repository.
     where = {"pretrained_model_name_or_path": str(checkpoint.config_file.parent)}
     if checkpoint.revision is not None:
@@ -136,4 +146,8 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
             f"{checkpoint.source}: the weights don't fit config.json: missing or of another shape: "
             f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}; take both from the same release"
         )
+    for part in model.modules():
+        # flash-linear-attention makes these norms in float32, and their vectors then meet weights of `dtype`.
+        if type(part).__module__.startswith("fla.models.mamba") and hasattr(part, "residual_in_fp32"):
+            part.norm.to(dtype)
     return model.to(device).eval().requires_grad_(False)

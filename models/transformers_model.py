@@ -55,8 +55,9 @@ class TransformersModel(SequenceModel):
             raise ConfigurationError(f"{type(causal).__name__} has no embedding of tokens; evaluate with --model hf")
         self._embedding = [embedding]  # a part of the network already
         self.network = CausalNetwork(causal, HistoryForm())
+        self.on_cpu = not any(type(part).__module__.startswith("fla.") for part in causal.modules())  # its kernels
         output, given = self._probe()
-        demand_causal(self.network, embedding.num_embeddings, self.positions)
+        self._demand_causal()
         argument, cache = _cache_of(output, given)
         if cached and cache is not None:
             self.network.form = find_form(argument, cache, self.network.base)
@@ -84,11 +85,22 @@ class TransformersModel(SequenceModel):
         try:
             return base(input_ids=tokens, use_cache=True, return_dict=True, **options), given
         except Exception as error:  # whatever a class raises for a configuration that it accepted
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise ConfigurationError(
-                f"{type(base).__name__} can't read three tokens here ({reason}); correct config.json, or try another "
-                "version of its library"
-            ) from error
+            raise self._unread("three tokens", error) from error
+
+    def _demand_causal(self) -> None:
+        try:
+            demand_causal(self.network, self.embedding.num_embeddings, self.positions)
+        except ConfigurationError:
+            raise
+        except Exception as error:  # as above, of the kernels for longer prompts
+            raise self._unread("a longer prompt", error) from error
+
+    def _unread(self, what: str, error: Exception) -> ConfigurationError:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        return ConfigurationError(
+            f"{type(self.network.base).__name__} can't read {what} here ({reason}); correct config.json, or try "
+            "another dtype or version of its library"
+        )
 
     @torch.no_grad()
     def _check_head(self) -> None:

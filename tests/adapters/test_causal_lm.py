@@ -158,7 +158,10 @@ def choices(folder: Path, questions: int) -> None:
 
 
 def equal_to_hf(folder: Path, tasks: Path, names: list[str], prompts: int, max_length: int) -> None:
-    """Ask lm-eval for `units` in the folder `tasks` and our own tasks through both models, and compare all samples."""
+    """Ask lm-eval for `units` in the folder `tasks` and our own tasks through both models, and compare all samples.
+
+    Prints the model's line of results/conformance/hf_samples.txt.
+    """
     import lm_eval
 
     manager = TaskManager(include_path=[str(tasks), *task_configs.__path__], include_defaults=False)
@@ -170,17 +173,29 @@ def equal_to_hf(folder: Path, tasks: Path, names: list[str], prompts: int, max_l
         assert results is not None
         runs.append(results)
     theirs, ours = runs
+    texts, differing, worst = [], [], 0.0
     for task in ("units", *names):
-        assert len(ours["samples"][task]) == prompts
-        assert ours["results"][task] == theirs["results"][task]
+        assert len(ours["samples"][task]) == len(theirs["samples"][task]) == prompts
         for mine, other in zip(ours["samples"][task], theirs["samples"][task], strict=True):
             if task != "units":
-                assert mine["resps"] == other["resps"]
+                texts.append(mine["resps"][0][0])
+                if mine["resps"] != other["resps"]:
+                    differing.append((task, mine["doc_id"], mine["resps"], other["resps"]))
                 continue
             for (got, greedy), (want, theirs_greedy) in zip(
                 mine["filtered_resps"], other["filtered_resps"], strict=True
             ):
-                assert float(got) == pytest.approx(float(want), abs=1e-4) and greedy == theirs_greedy
+                worst = max(worst, abs(float(got) - float(want)))
+                if greedy != theirs_greedy:
+                    differing.append((task, mine["doc_id"], greedy, theirs_greedy))
+    equal = len(texts) - sum(task != "units" for task, *_ in differing)
+    print(
+        f"\n{folder.name}: {prompts} prompts a task, {prompts} questions; {equal} of {len(texts)} texts equal ", end=""
+    )
+    print(f"({len(set(texts))} different ones), log-likelihoods within {worst:.1e}", flush=True)
+    assert differing == [] and worst <= 1e-4
+    for task in ("units", *names):
+        assert ours["results"][task] == theirs["results"][task]
 
 
 def test_multiple_choice_and_local_documents_through_lm_eval(folder, tmp_path, monkeypatch):
@@ -196,7 +211,7 @@ def test_multiple_choice_and_local_documents_through_lm_eval(folder, tmp_path, m
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["llama", "mistral", "mamba2", "rwkv"])
+@pytest.mark.parametrize("name", causal.CONFIGS)
 def test_a_hundred_of_each(name, tmp_path, monkeypatch):
     """Prompts of up to 2,400 tokens; a model of the width and depth of the tiny ones, with GPT-2's vocabulary."""
     from transformers import PreTrainedTokenizerFast
@@ -204,8 +219,8 @@ def test_a_hundred_of_each(name, tmp_path, monkeypatch):
     tokenizer = tiny.shared("data/gpt2/tokenizer.json", f"{name}: 100 prompts of each local task, as hf answers them")
     monkeypatch.setenv("RECALL_EVALS_DATA", str(tiny.SHARED / "data"))
     ends = {"vocab_size": 50257, "bos_token_id": 50256, "eos_token_id": 50256}
-    fields = ends | ({"max_position_embeddings": 4096} if name in ("llama", "mistral") else {})
-    folder = tmp_path / "model"
+    fields = ends | ({"max_position_embeddings": 4096} if "max_position_embeddings" in causal.CONFIGS[name][1] else {})
+    folder = tmp_path / name
     causal.build(name, **fields).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), eos_token="<|endoftext|>").save_pretrained(folder)
     choices(tmp_path / "choices", 100)

@@ -233,6 +233,15 @@ def test_the_command_prints_a_line_a_check_and_exits_by_the_result(tmp_path, mon
     assert bad.exit_code == 1 and "FAILED" in bad.stdout and "7 of 8 checks passed" in bad.stdout
 
 
+def test_a_check_that_can_not_be_made_is_not_called_passed(tmp_path, monkeypatch):
+    monkeypatch.setattr("recall_evals.adapters.conformance.DRIFT", 10)
+    monkeypatch.setattr("recall_evals.models.mamba.MambaModel.on_cpu", False)
+    ran = command(str(tiny.save(tmp_path / "mamba", ONE_LAYER)))
+    (row,) = [line.split("|") for line in ran.stdout.splitlines() if KERNELS in line]
+    assert [cell.strip() for cell in row[2:6]] == ["-", "1e-05", "relative", "not made"]
+    assert ran.exit_code == 0 and "7 of 8 checks passed, 1 could not be made, in" in ran.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -267,3 +276,5 @@ def test_a_model_that_fails_is_refused(tmp_path, monkeypatch):
 def test_a_summary_of_findings_that_failed():
     good, bad = (Finding(name, value, 1e-5, "logits", "") for name, value in ((STEP, 0.0), (BATCH, float("nan"))))
     assert [summary(found, 1.0)["passed"] for found in ([good], [good, bad], [bad, good])] == [True, False, False]
+    unmade = summary([good, Finding(KERNELS, None, 1e-5, "relative", "")], 1.0)
+    assert unmade["passed"] and unmade["checks"][KERNELS]["difference"] is None

@@ -104,7 +104,7 @@ def test_the_command_lists_all(outside):
     assert "--model recall" in rows["transformers"]
 
 
-# JRT's are BASED's; of other libraries' models there is a configuration for every size.
+# JRT's are BASED's; of other libraries' models only GLA has some.
 MATCHED = [f"{name}-{size}" for name in OURS if name not in ("jrt", "transformers", "fla") for size in SIZES]
 
 
@@ -119,7 +119,19 @@ def test_matched_configurations_have_the_same_size(name):
     assert abs(model.n_parameters / wanted - 1) < 0.03, f"{model.n_parameters:,}"
 
 
+@pytest.mark.parametrize(("size", "wanted"), [("360m", 360e6), ("1b", 1.33e9)])
+def test_the_matched_configuration_of_gla_has_that_size_too(size, wanted):
+    """Counted by hand: flash-linear-attention needs a GPU's Triton to be imported."""
+    config = matched_config(f"gla-{size}")
+    width, layers, heads = config["hidden_size"], config["num_hidden_layers"], config["num_heads"]
+    keys, hidden = int(width * config["expand_k"]), -(-int(width * config["hidden_ratio"] * 2 / 3) // 256) * 256
+    assert config["expand_v"] == 1 and config["tie_word_embeddings"]
+    mixer = 2 * width * keys + 3 * width**2 + 16 * (width + keys) + keys + width // heads
+    total = layers * (mixer + 3 * width * hidden + 2 * width) + config["vocab_size"] * width + width
+    assert abs(total / wanted - 1) < 0.03, f"{total:,}"
+
+
 def test_all_configurations_are_named():
-    assert matched_names() == sorted(MATCHED)
+    assert matched_names() == sorted([*MATCHED, "gla-360m", "gla-1b"])
     with pytest.raises(ValueError, match="no configuration 'based-7b'; there are attention-1b, attention-360m, based"):
         matched_config("based-7b")

@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 
 import causal
 import tiny
-from recall_evals.models import cache_forms
+from recall_evals.models import cache_forms, load_model
 from recall_evals.models.checkpoint import find_checkpoint
 from recall_evals.models.errors import CheckpointError, ConfigurationError
 from recall_evals.models.transformers_loading import load_causal_lm
+from recall_evals.models.transformers_model import TransformersModel
 
 
 def written(folder: Path, **config: object) -> Path:
@@ -51,6 +52,49 @@ def test_what_can_not_be_read_names_the_remedy(tmp_path, config, message, monkey
     assert str(raised.value).startswith(str(tmp_path / "model")), "names the checkpoint"
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "t5", "is_encoder_decoder": True},
+        {"model_type": "vit"},
+        {"model_type": "brand_new"},
+        {"model_type": "brand_new", "auto_map": {"AutoConfig": "code.C"}},
+        {"model_type": "rwkv7"},
+    ],
+)
+def test_load_model_refuses_them_in_the_same_words(tmp_path, config, monkeypatch):
+    monkeypatch.setattr("recall_evals.models.transformers_loading.find_spec", lambda name: None)
+    folder = written(tmp_path / "model", **config, architectures=["AClass"])
+    messages = []
+    for read in (load, load_model):
+        with pytest.raises(ConfigurationError) as raised:
+            read(folder)
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1] and "no architecture known here" not in messages[0]
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_load_model_reads_what_transformers_wrote(tmp_path, name):
+    theirs = causal.build(name)
+    model = load_model(causal.save(tmp_path, theirs))
+    tokens = torch.arange(20)
+    want = theirs(input_ids=tokens[None]).logits[0]
+    torch.testing.assert_close(model.forward(tokens[None])[0], want, rtol=0, atol=1e-5)
+    scores, state = model.prefill(tokens[:19], [19])
+    torch.testing.assert_close(model.step(tokens[19:], state)[0], want[-1], rtol=0, atol=1e-5)
+    assert model.architecture == name and not any(p.requires_grad for p in model.parameters())
+
+
+def test_mamba_3_without_its_kernels_names_their_packages(tmp_path, monkeypatch):
+    folder = written(tmp_path / "mamba3", model_type="mamba3")
+    for missing in ("mamba_ssm", "cutlass", "quack"):
+        monkeypatch.setattr(
+            "recall_evals.models.transformers_loading.find_spec", lambda name, no=missing: None if name == no else name
+        )
+        with pytest.raises(ConfigurationError, match="pip install mamba-ssm nvidia-cutlass-dsl quack-kernels$"):
+            load(folder, device="cuda")
+
+
 def test_kernels_that_need_a_gpu_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr("recall_evals.models.transformers_loading.find_spec", lambda name: object())
     with pytest.raises(
@@ -65,14 +109,24 @@ def test_an_encoder_is_known_by_what_it_does(tmp_path):
 
     small = {"vocab_size": 264, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     for decoder in (False, True):
-        config = BertConfig(**small, intermediate_size=32, is_decoder=decoder, max_position_embeddings=64)
+        config = BertConfig(
+            **small, intermediate_size=32, is_decoder=decoder, max_position_embeddings=64, initializer_range=0.5
+        )
         folder = causal.save(tmp_path / str(decoder), BertLMHeadModel(config))
         if decoder:
             model = load(folder)
             assert model.positions == 64 and model.shares
         else:
-            with pytest.raises(ConfigurationError, match="depend on the tokens after it, so it is an encoder"):
-                load(folder)
+            for dtype in (torch.float32, torch.bfloat16):
+                with pytest.raises(ConfigurationError, match="depend on the tokens after it, so it is an encoder"):
+                    load(folder, dtype=dtype)
+
+
+def test_a_network_that_computes_no_numbers_is_no_encoder():
+    network = causal.build("llama")
+    network.get_parameter("model.norm.weight").data.fill_(float("nan"))
+    with pytest.raises(ConfigurationError, match=r"hold NaN or infinity in torch\.float32; see that its weights"):
+        TransformersModel(network)
 
 
 def test_an_unknown_kind_of_cache_is_refused_unless_done_without(tmp_path):
