@@ -53,9 +53,9 @@ def bench(what: str, only: str | None, output: Path | None) -> None:
     for row in runs[what]():
         result["rows"].append(row)
         print(json.dumps(row), flush=True)
+        if output is not None:  # a run that is cut off leaves what it has
+            keep(output, what if only is None else f"{what} --only {only}", result)
     print(f"\n{table(result['rows'])}\n")
-    if output is not None:
-        keep(output, what if only is None else f"{what} --only {only}", result)
     print(json.dumps(result))
 
 

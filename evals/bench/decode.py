@@ -9,8 +9,10 @@ import torch
 from ...adapters.decoding import Generation
 from ...adapters.engine import Engine
 from ...adapters.slots import LOOK_EVERY, DeviceSlots
+from ...models.errors import ConfigurationError
 from ...models.matched import matched_config
 from ...models.sequence_model import SequenceModel
+from .peers import MissingPeerError
 from .shapes import BASED_1B, LLAMA_1B, MAMBA_1B, largest_batch, random_model, weight_bytes
 
 VOCABULARY = 50257
@@ -46,7 +48,7 @@ def generation_seconds(
         one = one.accumulated_in(state_dtype)
     state = one.select([0] * batch)
     state.reserve(prompt + new + LOOK_EVERY)
-    slots = DeviceSlots(model, state, width, captured=device.type == "cuda")
+    slots = DeviceSlots(model, state, width, captured=device.type == "cuda" and model.captures)
     rows = list(range(batch))
 
     def generate(count: int) -> None:
@@ -183,9 +185,14 @@ def rows(copy_rate: float, parts: set[str]) -> Iterator[Row]:
         if part in parts:
             yield llama_row(batch, prompt, new, compiled)
     if "matched" in parts:
-        for architecture in ("attention", "based", "mamba", "h3", "hyena", "rwkv"):
+        for architecture in ("attention", "based", "mamba", "h3", "hyena", "rwkv", "gla"):
             torch.cuda.empty_cache()
-            model = random_model(matched_config(f"{architecture}-1b"), "cuda")
-            name = f"{architecture}-1b, {model.n_parameters / 1e9:.2f} B parameters"
+            name = f"{architecture}-1b"
+            try:
+                model = random_model(matched_config(name), "cuda")
+            except (MissingPeerError, ConfigurationError) as error:
+                yield {"what": name, "skipped": _one_line(error)}
+                continue
+            name += f", {model.n_parameters / 1e9:.2f} B parameters"
             yield our_row(name, model, 128, 4, 252, copy_rate)
             del model

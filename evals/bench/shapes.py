@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 
+from ...models.architectures import FLA
 from ...models.loading import detect_architecture, model_class
 from ...models.matched import matched_config
 from ...models.sequence_model import SequenceModel
+from .peers import MissingPeerError
 
 BASED_1B, MAMBA_1B = matched_config("based-1b"), matched_config("mamba-1b")
 # 1.42 B parameters: what the same size is as a Llama-style Transformer.
@@ -24,7 +26,13 @@ LLAMA_1B: dict[str, Any] = {
 
 
 def random_model(config: dict[str, Any], device: str, dtype: torch.dtype = torch.bfloat16) -> SequenceModel:
-    """A model of that shape whose weights are noise, laid out on the device."""
+    """A model of that shape whose weights are noise, laid out on the device.
+
+    Raises:
+        MissingPeerError: one of flash-linear-attention's, which is not installed.
+    """
+    if config.get("model_type") in FLA:
+        return _fla_model(config, device, dtype)
     with torch.device(device):
         model = model_class(detect_architecture(config))(config)
     model.to(dtype)
@@ -47,6 +55,20 @@ def random_model(config: dict[str, Any], device: str, dtype: torch.dtype = torch
     return model.eval()
 
 
+def _fla_model(config: dict[str, Any], device: str, dtype: torch.dtype) -> SequenceModel:
+    try:
+        import fla  # noqa: F401  (tells Transformers of its classes)
+    except ImportError as error:
+        raise MissingPeerError(f"flash-linear-attention ({error})") from error
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from ...models.transformers_model import TransformersModel
+
+    with torch.device(device):
+        network = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype)
+    return TransformersModel(network.eval().requires_grad_(False)).eval()
+
+
 def largest_batch(sequence_bytes: int, held: int, step: int = 8) -> int:
     """How many sequences of so many bytes fit beside `held` bytes: a multiple of `step`, with a fifth left over."""
     memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
@@ -55,6 +77,6 @@ def largest_batch(sequence_bytes: int, held: int, step: int = 8) -> int:
 
 def weight_bytes(model: SequenceModel) -> int:
     """Bytes that a step reads: every parameter once, of an embedding that is not the head only the rows looked up."""
-    tied = model.embedding.weight.data_ptr() == model.get_parameter("lm_head.weight").data_ptr()
+    uses = sum(p is model.embedding.weight for _, p in model.named_parameters(remove_duplicate=False))
     total = sum(p.nbytes for p in model.parameters())
-    return total if tied else total - model.embedding.weight.nbytes
+    return total if uses > 1 else total - model.embedding.weight.nbytes

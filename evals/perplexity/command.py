@@ -15,7 +15,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from ... import __version__
-from ...adapters.lm import BasedLM
+from ...adapters.causal_lm import RecallLM
 from ...adapters.tokenizer import load_tokenizer, tokenizer_hash
 from .bigrams import BigramCounter, Counted, CountsError, CountsFile, Keys
 from .hits import rare_hits
@@ -75,7 +75,14 @@ def ppl(
         raise ValueError(f"--output {output}: there is no folder {output.absolute().parent}; make it first")
     if revision is not None and len(sources) > 1:
         raise ValueError(f"--revision {revision} of which model? Give one model with it")
-    models = [BasedLM(source, revision, tokenizer, dtype, device, max_length=length) for source in sources]
+    options: dict[str, Any] = {
+        "revision": revision,
+        "tokenizer": tokenizer,
+        "dtype": dtype,
+        "device": device,
+        "max_length": length,
+    }
+    models = [RecallLM(source, **options) for source in sources]
     window = min(lm.max_length for lm in models)
     hashes = [tokenizer_hash(lm.tokenizer) for lm in models]
     for source, found in zip(sources, hashes, strict=True):
