@@ -321,9 +321,7 @@ def plot(
 
 @app.command()
 def protocols(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Folders that lm-eval wrote with --log_samples, or a page's scores.jsonl.")
-    ],
+    runs: Annotated[list[Path], typer.Argument(help="Folders with lm-eval's samples, or a page's scores.jsonl.")],
     ppl: Annotated[list[Path], typer.Option(help="What `ppl --output` wrote, named after its text; repeat for more.")],
     output: Annotated[Path, typer.Option(help="Folder of the page and its plots.")] = Path("results/protocols"),
 ) -> None:

@@ -72,9 +72,10 @@ class CausalNetwork(nn.Module):
             kind = type(part)
             if not kind.__module__.startswith("fla.layers."):
                 continue
-            # Chunks round otherwise than single steps do, which float32 is asked to be equal to; DeltaNet's know none.
+            # Kernels for chunks round otherwise than single steps, which float32 must equal; DeltaNet's refuse it.
             if kind.__name__ in RECURRENT:
-                setattr(part, "mode", self.base.config.attn_mode if half else "fused_recurrent")  # noqa: B010
+                layer: Any = part
+                layer.mode = self.base.config.attn_mode if half else "fused_recurrent"
             elif kind.__name__ == "RWKV7Attention" and not half:  # it reads 64 in chunks whatever its mode
                 self.most = 63
 
@@ -165,7 +166,7 @@ class CausalNetwork(nn.Module):
 
     def _read(self, tokens: Tensor, cache: Any, begun: Sequence[int]) -> tuple[Tensor, Any]:
         """`call`, in pieces of `most` tokens, and from a cache a token at a time where it can't go on otherwise."""
-        size = self.most or tokens.shape[1] if cache is None or self.abilities.splits else 1
+        size = (self.most or tokens.shape[1]) if cache is None or self.abilities.splits else 1
         if tokens.shape[1] <= size:
             return self.call(tokens, cache, begun)
         found = []

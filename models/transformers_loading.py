@@ -99,7 +99,7 @@ def _demand_causal(config: Mapping[str, Any], device: torch.device, trust_remote
             )
         if kind == "mamba3" and not all(map(find_spec, ("mamba_ssm", "cutlass", "quack"))):
             raise ConfigurationError(
-                "Mamba-3 runs in kernels of mamba-ssm, which flash-linear-attention brings not along: pip install "
+                "Mamba-3 runs in kernels of mamba-ssm, which flash-linear-attention does not bring along: pip install "
                 "mamba-ssm nvidia-cutlass-dsl quack-kernels"
             )
         import fla  # noqa: F401 - makes its classes known to Transformers

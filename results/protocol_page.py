@@ -1,6 +1,7 @@
 """The page of protocols, as Markdown: sentences, tables, and the two plots beside it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from .protocol_scores import (
@@ -40,9 +41,9 @@ def page(scores: Scores, texts: Mapping[str, Perplexities]) -> str:
     lines = [
         "# What a protocol does to a score, and where the perplexity gap lies",
         "",
-        verdict(texts),
+        *_wrapped(verdict(texts)),
         "",
-        spread_verdict(spreads(scores)),
+        *_wrapped(spread_verdict(spreads(scores))),
         "",
         *_table(
             ["model", "parameters", "precision", "context", "state, bytes", "near ties"],
@@ -56,7 +57,12 @@ def page(scores: Scores, texts: Mapping[str, Perplexities]) -> str:
         "",
         "## Real documents under each protocol",
         "",
-        *(f"- **{name}**: {_meaning(scores, name)}" for name in MEANINGS if any(place[1] == name for place in local)),
+        *(
+            line
+            for name in MEANINGS
+            if any(place[1] == name for place in local)
+            for line in _wrapped(f"- **{name}**: {_meaning(scores, name)}")
+        ),
         "",
         "All are defined, with their quirks, in [task_configs/recall](../../task_configs/recall/README.md).",
         "",
@@ -87,13 +93,13 @@ def page(scores: Scores, texts: Mapping[str, Perplexities]) -> str:
             ],
         ),
         "",
-        *_cut_notes(scores),
+        *(line for note in _cut_notes(scores) for line in _wrapped(note)),
         "",
         "## Perplexity, of associative-recall hits and of other tokens",
         "",
         *_perplexities(texts),
         "",
-        *(_source(name, result) for name, result in texts.items()),
+        *(line for name, result in texts.items() for line in _wrapped(_source(name, result))),
         "",
         "A hit completes a pair of tokens that stood in its window before and is rare in training. `gap`: nats a token",
         f"above {first_model(texts)}. Zoology (arXiv 2312.04927) found 82 % of the gap between attention and gated",
@@ -219,10 +225,12 @@ def _perplexities(texts: Mapping[str, Perplexities]) -> list[str]:
 
 def _source(name: str, result: Perplexities) -> str:
     counts = result["train_counts"]
-    whose = "the text itself" if counts["from"] != "counts file" else f"{counts['tokens']:,} tokens of training text"
+    whose = f"{counts['tokens']:,} tokens of training text have"
+    if counts["from"] != "counts file":
+        whose = "the text itself has"
     return (
         f"- {name}: {result['predicted_tokens']:,} tokens in {result['windows']:,} windows of {result['window']:,}, "
-        f"{result['hits']:.1%} of them hits (pairs that {whose} has fewer than {result['max_train_count']:,} times); "
+        f"{result['hits']:.1%} of them hits (pairs that {whose} fewer than {result['max_train_count']:,} times); "
         f"{' and '.join(sorted({str(model['dtype']) for model in result['models']}))}."
     )
 
@@ -255,6 +263,11 @@ def _commands(scores: Scores, texts: Mapping[str, Perplexities]) -> Iterator[str
 
 def _number(value: float | None, form: str = ".2f") -> str:
     return "" if value is None else format(value, form)
+
+
+def _wrapped(text: str) -> list[str]:
+    """A paragraph, or an item of a list, in lines."""
+    return wrap(text, 120, subsequent_indent="  " * text.startswith("- "), break_on_hyphens=False)
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -13,6 +13,8 @@ Of scores s[m, p] of models m under protocols p on the same data, what each does
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +64,22 @@ class Part:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far scores on a data set lie apart, by protocol and by model (above), and each protocol's order of models."""
+    """How far scores on a data set lie apart.
+
+    Attributes:
+        by_protocol, by_model: as above.
+        orders: of the models, by protocol, the best first.
+        furthest: the model whose score moves most between protocols, how far, and under which it is lowest.
+        close: protocols under which neighbours in the order are nearer than two standard errors of their difference,
+            taken as unpaired.
+    """
 
     data: str
     by_protocol: float
     by_model: float
     orders: Mapping[str, tuple[str, ...]]
+    furthest: tuple[str, float, str]
+    close: tuple[str, ...]
 
 
 class Scores:
@@ -161,16 +173,34 @@ def spreads(scores: Scores) -> list[Spread]:
             name: tuple(model for _, model in sorted(zip([-value for value in row], models, strict=True)))
             for name, row in zip(rows, values, strict=True)
         }
-        found.append(Spread(data, sum(by_protocol) / len(models), sum(by_model) / len(rows), orders))
+        lowest = [min(rows, key=lambda name: rows[name][model].value) for model in models]
+        furthest = max(zip(models, by_protocol, lowest, strict=True), key=lambda move: move[1])
+        close = tuple(name for name, order in orders.items() if _close(rows[name], order))
+        by_protocol_, by_model_ = sum(by_protocol) / len(models), sum(by_model) / len(rows)
+        found.append(Spread(data, by_protocol_, by_model_, orders, furthest, close))
     return found
 
 
+def _close(rows: Mapping[str, Row], order: Sequence[str]) -> bool:
+    pairs = [(rows[better], rows[worse]) for better, worse in pairwise(order)]
+    return any(one.value - other.value < 2 * hypot(one.error, other.error) for one, other in pairs)
+
+
 def spread_verdict(found: Sequence[Spread]) -> str:
-    """One plain sentence: does the protocol change a score more than the architecture? And whether orders hold."""
+    """Plain sentences: does the protocol change a score more than the architecture, and do the orders hold?
+
+    A mean can hide a model whose score falls as far as models lie apart, so such a one is named.
+    """
     if not found:
         return "Does the protocol change a score more than the architecture? Too little was run to say."
     more = [spread.by_protocol > spread.by_model for spread in found]
-    answer = "Yes" if all(more) else "No" if not any(more) else "Not everywhere"
+    moved = [
+        f"{model}'s by {100 * points:.1f} on {spread.data} (lowest under {lowest})"
+        for spread in found
+        for model, points, lowest in (spread.furthest,)
+        if points > spread.by_model > spread.by_protocol
+    ]
+    answer = "Yes" if all(more) else "Not everywhere" if any(more) else "On average not" if moved else "No"
     changed = []
     for spread in found:
         orders = Counter(spread.orders.values())
@@ -184,11 +214,14 @@ def spread_verdict(found: Sequence[Spread]) -> str:
         last = f"The order of the models is not always the same: {'; '.join(changed)}"
     else:
         last = "Under all of them the models come in the same order"
+    if close := [f"{name} on {spread.data}" for spread in found for name in spread.close]:
+        last += f"; neighbours in it are nearer than two standard errors of their difference under {_listed(close)}"
     within = _listed([f"{100 * spread.by_protocol:.1f} points on {spread.data}" for spread in found])
     between = _listed([f"{100 * spread.by_model:.1f}" for spread in found])
     return (
         f"Does the protocol change a score more than the architecture? {answer}: between protocols one model's score "
-        f"moves by {within}, between models under one protocol by {between} (largest less smallest, averaged). {last}."
+        f"moves by {within}, between models under one protocol by {between} (largest less smallest, averaged). "
+        f"{f'Single scores move further: {_listed(moved)}. ' if moved else ''}{last}."
     )
 
 

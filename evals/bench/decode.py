@@ -12,7 +12,7 @@ from ...adapters.slots import LOOK_EVERY, DeviceSlots
 from ...models.errors import ConfigurationError
 from ...models.matched import matched_config
 from ...models.sequence_model import SequenceModel
-from .peers import MissingPeerError
+from .peers import MissingPeerError, failure
 from .shapes import BASED_1B, LLAMA_1B, MAMBA_1B, largest_batch, random_model, weight_bytes
 
 VOCABULARY = 50257
@@ -148,15 +148,11 @@ def llama_row(batch: int, prompt: int, new: int, compiled: bool) -> Row:
         seconds = llama_seconds(batch, prompt, new, compiled)
         return row | {"tokens_per_ms": batch * new / seconds / 1000, "ms_per_step": 1000 * seconds / new}
     except torch.OutOfMemoryError as error:
-        failed = _one_line(error)
+        failed = failure(error)
     except Exception as error:
-        return row | {"skipped": _one_line(error)}
+        return row | {"skipped": failure(error)}
     # Outside of the handler, where the error no longer holds the failed attempt's tensors.
     return llama_row(batch // 2, prompt, new, compiled) if batch > 1 else row | {"skipped": failed}
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
 
 
 def rows(copy_rate: float, parts: set[str]) -> Iterator[Row]:
@@ -191,7 +187,7 @@ def rows(copy_rate: float, parts: set[str]) -> Iterator[Row]:
             try:
                 model = random_model(matched_config(name), "cuda")
             except (MissingPeerError, ConfigurationError) as error:
-                yield {"what": name, "skipped": _one_line(error)}
+                yield {"what": name, "skipped": failure(error)}
                 continue
             name += f", {model.n_parameters / 1e9:.2f} B parameters"
             yield our_row(name, model, 128, 4, 252, copy_rate)

@@ -21,6 +21,7 @@ from ...models.errors import ModelError
 from ...models.matched import matched_config
 from ...models.sequence_model import SequenceModel
 from ..perplexity.measure import cross_entropies
+from .peers import failure
 from .shapes import LLAMA_1B, random_model
 
 Row = dict[str, Any]
@@ -204,7 +205,7 @@ def _peer(name: str, measured: Callable[[], Row]) -> Row:
     try:
         return measured()
     except Exception as error:  # a peer that breaks is a finding, and must not end the run
-        return {"what": name, "skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+        return {"what": name, "skipped": failure(error)}
 
 
 def _task_rows() -> Iterator[Row]:

@@ -172,7 +172,7 @@ def measure(cases: Iterator[Case], copy_rate: float, seconds: float = 0.2) -> It
         except Exception as error:  # a peer that breaks is a finding, and must not end the run
             if not case.name.startswith("peer"):
                 raise
-            yield row | {"skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+            yield row | {"skipped": peers.failure(error)}
             continue
         rate = case.nbytes / (time * 1e-6)
         yield row | {"microseconds": time, "gigabytes_per_second": rate / 1e9, "of_copy_rate": rate / copy_rate}

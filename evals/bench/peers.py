@@ -11,6 +11,12 @@ class MissingPeerError(Exception):
     """A peer that can't run here; the message says why."""
 
 
+def failure(error: Exception) -> str:
+    """What a row says of a peer that broke: which must not end the run."""
+    first, *_ = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {first[:200]}"
+
+
 def original_features(x: Tensor) -> Tensor:
     """The published feature map, 1 + d + d² features: `[..., d] -> [..., F]`; phi(q)·phi(k) = 1 + s + s²/2."""
     d = x.shape[-1]

@@ -14,7 +14,7 @@ from ...kernels.packing import Packing
 from ...kernels.taylor_linear_attention.reference import n_features
 from ...models.sequence_model import SequenceModel
 from .kernels import FLOAT, HALF, Case, measure
-from .peers import MissingPeerError
+from .peers import MissingPeerError, failure
 from .shapes import BASED_1B, LLAMA_1B, MAMBA_1B, random_model
 from .timing import microseconds
 
@@ -219,7 +219,7 @@ def rows(copy_rate: float, parts: set[str]) -> Iterator[Row]:
             peer = row["microseconds"]
             yield row
         except Exception as error:  # a peer that breaks is a finding, and must not end the run
-            yield {"what": name, "skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+            yield {"what": name, "skipped": failure(error)}
     for part, name, config in (("based", "BASED 1.35 B", BASED_1B), ("mamba", "Mamba 1.3 B", MAMBA_1B)):
         if part in parts:
             torch.cuda.empty_cache()

@@ -22,8 +22,8 @@ class Config(NamedTuple):
     warps: int
 
 
-MANY, FEW = Config(numbers=4096, sequences=4, warps=4), Config(numbers=2048, sequences=1, warps=4)  # sequences
-ENOUGH = 32  # of them
+MANY, FEW = Config(numbers=4096, sequences=4, warps=4), Config(numbers=2048, sequences=1, warps=4)
+ENOUGH = 32  # sequences that are many
 
 
 @triton.jit

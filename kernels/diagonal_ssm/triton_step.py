@@ -1,7 +1,7 @@
 """The diagonal SSM, one token a sequence, in Triton: the equations of `reference.py`, times a gate.
 
-A program has some channels of some sequences. It holds dA, dB and C of the channels, for all sequences together would
-read those more often than their states; the next sequence's state is on its way meanwhile.
+A program has some channels of some sequences. It reads dA, dB and C of its channels once for all of them: read again
+for each, they would be 1.5 times the bytes of its states. The next sequence's state is on its way meanwhile.
 """
 
 from typing import NamedTuple
@@ -23,8 +23,9 @@ class Config(NamedTuple):
     warps: int
 
 
-MANY, FEW = Config(numbers=512, sequences=4, warps=4), Config(numbers=512, sequences=1, warps=4)  # sequences
-ENOUGH = 32  # of them
+MANY, FEW = Config(numbers=512, sequences=4, warps=4), Config(numbers=512, sequences=1, warps=4)
+ENOUGH = 32  # sequences that are many
+THREADS = 32  # of a warp
 
 
 @triton.jit
@@ -94,9 +95,11 @@ def gated_step(
     y = u.new_empty(B, D)
     padded = triton.next_power_of_2(N)
     block = max(1, min(config.numbers // padded, triton.next_power_of_2(D)))
+    # With more threads than numbers of state, some would hold the same, and read what another had written already.
+    warps = max(1, min(config.warps, 2 * padded * block // THREADS))
     if B:
         _ssm[(triton.cdiv(B, config.sequences), triton.cdiv(D, block))](
             u, gate, y, u.stride(0), gate.stride(0), *numbers, ssm.skip, slots_of(rows, u), state,
-            B, D, N=N, NP=padded, BLOCK=block, SEQUENCES=config.sequences, num_warps=config.warps, **overlapped(u),
+            B, D, N=N, NP=padded, BLOCK=block, SEQUENCES=config.sequences, num_warps=warps, **overlapped(u),
         )  # fmt: skip
     return y

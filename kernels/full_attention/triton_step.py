@@ -3,8 +3,9 @@
 A program has one sequence and head, and of its keys one part. It walks them a tile at a time with a running maximum
 (arXiv 1805.02867); the next tile is on its way meanwhile. The first part puts the new key and value into the cache and
 begins with them. Where sequences and heads are too few to fill a device the keys are cut into parts, whose sums
-`_combine` puts together (flash decoding):
+`_combine` puts together (flash decoding): with s_j = q·k_j * scale and, over the keys of part p,
 
+    m_p = max_j s_j,    l_p = sum_j exp(s_j - m_p),    Y_p = sum_j exp(s_j - m_p) v_j
     y = sum_p exp(m_p - m) Y_p / sum_p exp(m_p - m) l_p,    m = max_p m_p
 """
 
@@ -25,7 +26,7 @@ class Config(NamedTuple):
     warps: int
 
 
-MANY, FEW = Config(keys=8, warps=1), Config(keys=16, warps=1)  # sequences times heads; the quickest on an H200
+MANY, FEW = Config(keys=8, warps=1), Config(keys=16, warps=1)  # for sequences times heads; the quickest on an H200
 ENOUGH_PROGRAMS = 2048  # that fill a device
 SHORTEST_PART = 32  # keys
 MOST_PARTS = 64
@@ -33,9 +34,10 @@ MOST_PARTS = 64
 
 @triton.jit
 def _tile(keys, values, row, start, end, j, e, in_e):  # type: ignore[no-untyped-def]
+    """Keys and values start + j `[TILE, EP]`; the first in 64 bits, since a cache may be longer than 2³¹ / row."""
     inside = (start + j < end)[:, None] & in_e[None, :]
-    at = (start + j)[:, None] * row + e[None, :]
-    return tl.load(keys + at, mask=inside, other=0.0), tl.load(values + at, mask=inside, other=0.0)
+    first, at = tl.cast(start, tl.int64) * row, j[:, None] * row + e[None, :]
+    return tl.load(keys + first + at, mask=inside, other=0.0), tl.load(values + first + at, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -61,8 +63,9 @@ def _attend(  # type: ignore[no-untyped-def]
     q_now = tl.load(q + i * q_row + h * q_head + e, mask=in_e, other=0.0).to(tl.float32) * SCALE
     k_now = tl.load(k + i * k_row + h * k_head + e, mask=in_e, other=0.0)
     v_now = tl.load(v + i * v_row + h * v_head + e, mask=in_e, other=0.0)
-    tl.store(keys + seen * (H * E) + e, k_now, mask=in_e & (part == 0))
-    tl.store(values + seen * (H * E) + e, v_now, mask=in_e & (part == 0))
+    new = tl.cast(seen, tl.int64) * (H * E) + e
+    tl.store(keys + new, k_now, mask=in_e & (part == 0))
+    tl.store(values + new, v_now, mask=in_e & (part == 0))
     largest = tl.where(part == 0, tl.sum(q_now * k_now.to(tl.float32), axis=0), float("-inf"))
     total = tl.where(part == 0, 1.0, 0.0)
     y_sum = v_now.to(tl.float32) * total

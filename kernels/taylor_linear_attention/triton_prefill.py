@@ -2,13 +2,17 @@
 
 A program walks a segment of one sequence and head, a chunk of tokens at a time, with the state in registers:
 
-    y_i = sum_{j <= i in the chunk} (1 + s + s²/2) v_j + sum_f c_f g_f(q_i) M_f
-    M_f += sum_j g_f(k_j) v_j,    g(x) = (x_a x_b for a <= b; x_a; 1),    c = (s², s²/2 where a = b; s; 1)
+    w_ij = 1 + s + s²/2,    s = q_i·k_j * scale,    g(x) = (x_a x_b for a <= b; x_a; 1)
+    c    = (scale² for a < b, scale²/2 for a = b; scale; 1)
+    y_i  = (sum_j w_ij v_j + sum_f c_f g_f(q_i) M_f) / (sum_j w_ij + sum_f c_f g_f(q_i) z_f),    j <= i of the chunk
+    M_f += sum_j g_f(k_j) v_j,    z_f += sum_j g_f(k_j),    j of the chunk
 
-with s the scale. The 153 features of 16 dimensions (or fewer, filled up) lie in three blocks of 64 rows, which the
-tensor cores take. They are made there too: g(x) = (P x) * (R x) with matrices P and R of zeros and ones that select a
-and b. So they come out where the next product wants them, in registers and already in its order; the usual outer
-product and reshape go through shared memory. Products are bfloat16, sums float32.
+The 153 features of 16 dimensions (or fewer, filled up) lie in three blocks of 64 rows, which the tensor cores take.
+They are made there too: g(x) = (P x) * (R x) with matrices P and R of zeros and ones that select a and b, but for the
+factors 1, which are put in. So they come out where the next product wants them, in registers and already in its order;
+the usual outer product and reshape go through shared memory. The state keeps phi_f = sqrt(c_f) g_f, that is
+sqrt(c_f) M_f and sqrt(c_f) z_f, and is unpacked and packed once a segment. What is multiplied has the type of the
+inputs, sums are float32.
 
 Where sequences and heads are too few to fill the device, sequences are cut into segments: `_walk` first sums the states
 that the segments add, `_prefix` turns those into the states they begin with, and `_walk` again makes the outputs.
@@ -31,7 +35,7 @@ from .reference import FOLD, TaylorState, n_features
 class Config(NamedTuple):
     """How the work is cut; numbers are powers of two."""
 
-    chunk: int = 64  # tokens
+    chunk: int = 64  # tokens, FOLD or more
     warps: int = 4
     stages: int = 4  # chunks whose loads are under way
 
@@ -39,7 +43,7 @@ class Config(NamedTuple):
 DEFAULT = Config()
 ENOUGH_PROGRAMS = 264  # walks that fill a device
 SHORTEST_SEGMENT = 128  # tokens
-ROWS = 192  # of features, 153 of them used: 136 pairs, 16 dimensions, 1
+ROWS = 3 * 64  # of features, 153 of them used: 136 pairs, 16 dimensions, 1
 PAIRS_IN_LAST = tl.constexpr(136 - 128)
 
 
@@ -84,7 +88,7 @@ def _take_up(k, left, right, v, taken, m, z, LAST: tl.constexpr):  # type: ignor
 
 @triton.jit
 def _unpack(s, z, table, rows, e, in_e, DV: tl.constexpr, LOAD: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Rows of M and of its normaliser from the packed state, or zeros."""
+    """Rows of M and z from the packed state, or zeros."""
     if LOAD:
         f, by = tl.load(table + 2 * rows).to(tl.int32), tl.load(table + 2 * rows + 1)
         tile = tl.load(s + f[:, None] * DV + e[None, :], mask=(f >= 0)[:, None] & in_e[None, :], other=0.0)
@@ -95,6 +99,7 @@ def _unpack(s, z, table, rows, e, in_e, DV: tl.constexpr, LOAD: tl.constexpr):  
 
 @triton.jit
 def _pack(s, z, tile, sums, table, rows, e, in_e, first, DV: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The reverse; z only where `first`."""
     f, by = tl.load(table + 2 * rows).to(tl.int32), tl.load(table + 2 * rows + 1)
     tl.store(s + f[:, None] * DV + e[None, :], tile / by[:, None], mask=(f >= 0)[:, None] & in_e[None, :])
     tl.store(z + f, sums / by, mask=(f >= 0) & first)
@@ -237,12 +242,12 @@ def tables(feature_dim: int, scale: float, dtype: torch.dtype, device: torch.dev
     """What `_walk` reads of P and R, c and the packed state, which keeps sqrt(c_f) M_f; and TIMES: whether c has to be
     multiplied in float32, since the inputs' type can't hold it."""
     d = feature_dim
-    places = {(a, b): 1 + d + i for i, (a, b) in enumerate((a, b) for a in range(d) for b in range(a, d))}
+    features = {(a, b): 1 + d + i for i, (a, b) in enumerate((a, b) for a in range(d) for b in range(a, d))}
     pairs = [(a, b) for a in range(16) for b in range(a, 16)]
     select, c, packed = torch.zeros(2, ROWS, 16), torch.ones(ROWS), torch.full((ROWS,), -1.0)
     for f, (a, b) in enumerate(pairs):
         select[0, f, a] = select[1, f, b] = 1
-        c[f], packed[f] = scale**2 / (2 if a == b else 1), places.get((a, b), -1)
+        c[f], packed[f] = scale**2 / (2 if a == b else 1), features.get((a, b), -1)
     for a in range(16):
         f = len(pairs) + a
         select[0, f, a], c[f], packed[f] = 1, scale, 1 + a if a < d else -1

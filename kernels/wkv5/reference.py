@@ -9,13 +9,13 @@ S before the chunk and n of its tokens present, from t = 0 on,
     y_t = r_t diag(w^t) S + sum_{s < t} (r_t diag(w^{t-1-s}) k_sᵀ) v_s + (r_t diag(u) k_tᵀ) v_t
     S  <- diag(w^n) S + sum_{s < n} diag(w^{n-1-s}) k_sᵀ v_s
 
-What stands around it in a layer is here too: the inputs are mixed with those of the token before, and y goes through a
-LayerNorm over each head and a gate,
-
-    mix_c(x_t) = mu_c x_t + (1 - mu_c) x_{t-1},    norm(y / divisor) * weight + bias, times silu(gate)
-
 No negative power of w appears, so that strong decays may underflow. The state S is float32 or better. Rounded to
 float32 it would depend on where a sequence is cut, so float32 that must be exact goes token by token, as decoding does.
+
+What stands around it in a layer is here too: the inputs of r, k, v and the gate are mixed with those of the token
+before, by a mu `[D]` each, and y goes through a LayerNorm over each head and the gate:
+
+    mix(x_t) = mu x_t + (1 - mu) x_{t-1},    out_t = (norm(y_t / divisor) * weight + bias) * silu(gate_t)
 """
 
 from collections.abc import Sequence

@@ -14,6 +14,7 @@ from .reference import Heads
 
 BLOCK = 512  # channels of a program that mixes
 WARPS = 4  # of a head of up to 64
+THREADS = 32  # of a warp
 
 
 @triton.jit
@@ -107,12 +108,14 @@ def gated_step(
     """`dispatch.gated_step` in one kernel, for heads whose state a program can hold; a contiguous `state`."""
     B, H, N = r.shape
     r, k, v, gate = (x if x.stride(-1) == 1 else x.contiguous() for x in (r, k, v, gate))
-    y = gate.new_empty(B, H * N)
+    y, padded = gate.new_empty(B, H * N), triton.next_power_of_2(N)
+    # With more threads than numbers of state, some would hold the same, and read what another had written already.
+    warps = max(1, min(WARPS if N <= 64 else 2 * WARPS, padded**2 // THREADS))
     if B:
         strides = (*r.stride()[:2], *k.stride()[:2], *v.stride()[:2], gate.stride(0))
         _wkv[(B * H,)](
             r, k, v, gate, y, *strides, heads.omega, heads.u, heads.weight, heads.bias, slots_of(rows, r), state,
-            H=H, N=N, NP=triton.next_power_of_2(N), DIVISOR=float(heads.divisor), EPS=heads.eps,
-            num_warps=WARPS if N <= 64 else 2 * WARPS, **overlapped(r),
+            H=H, N=N, NP=padded, DIVISOR=float(heads.divisor), EPS=heads.eps,
+            num_warps=warps, **overlapped(r),
         )  # fmt: skip
     return y

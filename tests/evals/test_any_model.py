@@ -54,7 +54,6 @@ def test_perplexity_is_what_the_library_computes(folders, tmp_path):
         assert found["architecture"] == name
         assert found["perplexity"] == pytest.approx(math.exp(torch.cat(losses).mean()), rel=1e-4)
     # Beside one of our own formats, by the same tokens.
-    # Beside one of our own formats, by the same tokens.
     mixed = invoke("ppl", own, folders["mamba"], "--data", tmp_path / "page.txt", "--tokenizer", own)
     assert mixed.exit_code == 0, mixed.output
 

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from lm_eval import simple_evaluate
@@ -14,7 +15,16 @@ import our_tasks
 import tiny
 from recall_evals.evals.cli import app
 from recall_evals.models import load_model
-from recall_evals.results.protocol_scores import Spread, most_frequent, parts, spread_verdict, verdict
+from recall_evals.results.protocol_scores import (
+    Scores,
+    Spread,
+    most_frequent,
+    parts,
+    spread_verdict,
+    spreads,
+    verdict,
+)
+from recall_evals.results.row import Row
 from recall_evals.results.samples import Sample, read_samples
 from recall_evals.results.statistics import clustered_standard_error
 
@@ -78,6 +88,7 @@ def test_the_page_of_real_runs(made):
         "protocols", made / "out" / "one", made / "out" / "two", "--ppl", made / "books.json", "--output", output
     )
     text = (output / "README.md").read_text()
+    said = " ".join(text.split())  # sentences are cut into lines
     assert printed == text + "\n" and "Does the recall gap sit in the hits?" in text
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
@@ -99,23 +110,24 @@ def test_the_page_of_real_runs(made):
             assert row[header.index(model)] == f"{100 * sum(scores) / 6:.1f} ± {100 * error:.1f}"
     (row,) = [line for line in lines if line[0] == "mqar_8"]
     assert row[1:3] == ["exact_match", "6 / 2"]
-    cut = r"^- The context of one, two cut \d+ of 24 prompts of local_\*_fda, local_\*_squad, mqar_\* .* 120 tokens"
-    assert re.search(cut, text, re.MULTILINE)
+    cut = r" - The context of one, two cut \d+ of 24 prompts of local_\*_fda, local_\*_squad, mqar_\* .* 120 tokens"
+    assert re.search(cut, said)
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
     values = [[float(row[header.index(model)].split()[0]) for model in MODELS] for row in lines if row[0] == "fda"]
     by_protocol = sum(abs(first - second) for first, second in zip(*values, strict=True)) / 2
     by_model = sum(abs(first - second) for first, second in values) / 2
     assert (
-        f"score moves by {by_protocol:.1f} points on fda, between models under one protocol by {by_model:.1f}" in text
+        f"score moves by {by_protocol:.1f} points on fda, between models under one protocol by {by_model:.1f}" in said
     )
     (row,) = [line for line in lines if line[0] == "one" and len(line) == 6]
     parameters = sum(weights.numel() for weights in load_model(str(made / "one")).parameters())
     assert row[1:4] == [f"{parameters:,}", "float32", "120 tokens"]
-    assert "cut to" not in text and "of the document 20 tokens of GPT-2's around" in text
+    assert "cut to" not in text and "of the document 20 tokens of GPT-2's around" in said
     result = json.loads((made / "books.json").read_text())
     (row,) = [line for line in lines if line[:2] == ["books", "two"]]
     gap = result["models"][1]["gap"]
     assert row[-2:] == [f"{gap['difference']:.3f}", f"{gap['hits']:.0%}"]
-    assert f"{result['hits']:.1%} of them hits (pairs that the text itself has fewer than 1,000 times)" in text
+    assert f"{result['hits']:.1%} of them hits (pairs that the text itself has fewer than 1,000 times)" in said
     assert str(made) not in text
     kept, again = output / "scores.jsonl", made / "again"
     command("protocols", kept, "--ppl", made / "books.json", "--output", again)
@@ -146,8 +158,8 @@ def test_the_sentence():
 
 def test_the_sentence_about_protocols():
     same, turned = ("a", "b"), ("b", "a")
-    fda = Spread("fda", 0.1, 0.3, {"lm-eval-v1": same, "based": same, "jrt": turned})
-    squad = Spread("squad", 0.25, 0.2, {"lm-eval-v1": same, "based": same})
+    fda = Spread("fda", 0.1, 0.3, {"lm-eval-v1": same, "based": same, "jrt": turned}, ("a", 0.2, "jrt"), ())
+    squad = Spread("squad", 0.25, 0.2, {"lm-eval-v1": same, "based": same}, ("b", 0.3, "based"), ())
     assert spread_verdict([fda, squad]) == (
         "Does the protocol change a score more than the architecture? Not everywhere: between protocols one model's "
         "score moves by 10.0 points on fda and 25.0 points on squad, between models under one protocol by 30.0 and "
@@ -157,6 +169,28 @@ def test_the_sentence_about_protocols():
     assert "? No: " in spread_verdict([fda]) and "? Yes: " in spread_verdict([squad])
     assert "Under all of them the models come in the same order." in spread_verdict([squad])
     assert "Too little was run" in spread_verdict([])
+    fallen = spread_verdict([replace(fda, furthest=("a", 0.4, "jrt"), close=("jrt", "based"))])
+    assert (
+        "? On average not: " in fallen
+        and " Single scores move further: a's by 40.0 on fda (lowest under jrt). " in fallen
+    )
+    assert fallen.endswith(" under jrt on fda and based on fda.")
+
+
+def test_the_spread_of_scores():
+    def row(task, model, value, error):
+        truncation = {"truncation": {"max_length": 64, "cut_prompts": 0}}
+        asked = {"asked": {"documents": 2, "lost": 0, "floor": None}}
+        return Row(model, task, "contains", value, error, n=4, must_match=truncation, reported=asked)
+
+    rows = [
+        row(task, model, value, 0.1)
+        for task, values in (("local_fda", (0.9, 0.5, 0.2)), ("local_jrt_fda", (0.2, 0.1, 0.1)))
+        for model, value in zip("abc", values, strict=True)
+    ]
+    (found,) = spreads(Scores(rows))
+    assert found.furthest == ("a", pytest.approx(0.7), "jrt") and found.close == ("jrt",)
+    assert (found.by_protocol, found.by_model) == pytest.approx(((0.7 + 0.4 + 0.1) / 3, (0.7 + 0.1) / 2))
 
 
 def test_the_most_frequent_answer():

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from interpreter import needs_interpreter, run_interpreted
+from kernel_inputs import BOUNDS
 from recall_evals.kernels.packing import Packing
 from recall_evals.kernels.taylor_linear_attention import reference as taylor
 
 FLOAT, HALF = torch.float32, torch.bfloat16
-BOUNDS = {FLOAT: 1e-5, HALF: 1e-2}  # ‖got - want‖ / ‖want‖
 
 
 def check(
