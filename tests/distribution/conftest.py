@@ -1,7 +1,7 @@
 """The three ways to install this project, each built once a session and put into an environment of its own."""
 
 import json
-import tarfile
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,8 +18,7 @@ INSTALLATIONS = ("wheel", "wheel from the sdist", "editable")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The wheel file of each installation."""
     folder = tmp_path_factory.mktemp("builds")
-    with tarfile.open(build(folder / "sdist", "build_sdist")) as sdist:
-        sdist.extractall(folder / "unpacked", filter="data")
+    shutil.unpack_archive(build(folder / "sdist", "build_sdist"), folder / "unpacked")
     (unpacked,) = (folder / "unpacked").iterdir()
     return {
         "wheel": build(folder / "wheel", "build_wheel"),

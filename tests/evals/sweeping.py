@@ -56,6 +56,7 @@ def start(suite: str, output: Path, log: Path) -> int:
     if pid:
         return pid
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored in what a shell runs behind it
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, 1)
         os.dup2(file, 2)
