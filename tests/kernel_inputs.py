@@ -1,7 +1,5 @@
 """What the checks of Triton forms against their references are given, and how the two are compared."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -30,11 +28,3 @@ def assert_close(name: str, got: Tensor, want: Tensor, dtype: torch.dtype) -> No
     assert got.isfinite().all(), name
     error = ((got.double().cpu() - want).norm() / want.norm().clamp(min=1e-30)).item() if want.numel() else 0.0
     assert error <= BOUNDS[dtype], f"{name}: error {error:.1e}"
-
-
-def poison() -> Iterator[None]:
-    """A fixture: memory that nobody wrote holds NaN."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(before[0], warn_only=before[1])

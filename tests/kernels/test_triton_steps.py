@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+import baseline_steps as baseline
 from interpreter import needs_interpreter, run_interpreted
-from kernel_inputs import BOUNDS, SLOTS, Inputs, assert_close, poison
+from kernel_inputs import BOUNDS, SLOTS, Inputs, assert_close
 from recall_evals.kernels.full_attention import reference as attention
 from recall_evals.kernels.gated_activation import reference as gated_activation
 from recall_evals.kernels.greedy_choice import reference as greedy
@@ -228,6 +229,10 @@ SMALL: list[tuple[Callable[..., None], tuple]] = [
     *((check_linear, case) for case in ((1, 24, 7, False), (2, 5000, 3, True))),
     *((check_scan, case) for case in ((3, 20, 16), (2, 70, 5), (65, 3, 4))),
     *((check_choice, case) for case in ((3, 1), (2, 50), (2, 5000))),
+    *((baseline.check_mixing, case) for case in ((3, 20, 4), (2, 600, 2))),
+    *((baseline.check_wkv, case) for case in ((3, 2, 16), (2, 3, 5, 4), (1, 1, 64), (1, 1, 70))),
+    *((baseline.check_filter, case) for case in ((3, 20, 12), (2, 70, 64), (2, 5, 1), (5, 20, 8, 2, (128, 4, 4)))),
+    *((baseline.check_ssm, case) for case in ((3, 20, 8), (2, 5, 32), (2, 3, 1), (5, 20, 7, 2, (64, 4, 4)))),
 ]  # fmt: skip
 
 
@@ -243,6 +248,7 @@ def check_small(device: str) -> None:
 
 WHAT = "all decoding steps at real sizes, in float32 and bfloat16, against their references in float64"
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason=f"needs a GPU; would check {WHAT}")
+FAR = 2**31  # numbers of state before ours
 REAL: list[tuple[Callable[..., None], tuple]] = [
     *((check_taylor, case) for case in (
         (128, 16, 16, 112, 16), (128, 16, 16, 112, 1), (513, 4, 16, 64, 16), (1, 16, 16, 112, 16), (1, 16, 16, 112, 1),
@@ -256,10 +262,28 @@ REAL: list[tuple[Callable[..., None], tuple]] = [
     *((check_linear, case) for case in ((1, 1792, 50264, False), (2, 3584, 1792, True), (1, 16384, 100, False))),
     *((check_scan, case) for case in ((128, 4096, 16), (1, 1030, 5))),
     *((check_choice, case) for case in ((128, 50264), (1, 50257), (513, 257))),
+    *((baseline.check_mixing, case) for case in ((128, 2048, 4), (128, 2048, 2), (1, 1030, 4))),
+    *((baseline.check_wkv, case) for case in (
+        (128, 32, 64), (1, 32, 64), (513, 3, 20), (5, 2, 128), (2, 32, 64, FAR >> 17),
+    )),
+    *((baseline.check_filter, case) for case in (
+        (128, 2048, 64), (1, 2048, 64), (33, 1030, 64), (513, 100, 3), (3, 70, 600), (3, 1024, 65, FAR >> 16),
+        (31, 1030, 64, 0, (4096, 4, 4)),
+    )),
+    *((baseline.check_ssm, case) for case in (
+        (128, 2048, 32), (1, 2048, 32), (33, 1030, 32), (513, 100, 7), (3, 70, 600), (3, 1024, 32, FAR >> 16),
+        (31, 1030, 32, 0, (1024, 4, 4)),
+    )),
 ]  # fmt: skip
 
 
-poisoned = pytest.fixture(poison)
+@pytest.fixture
+def poisoned():
+    """Memory that nobody wrote holds NaN."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 @on_cuda

@@ -1,17 +1,11 @@
-"""The Triton forms of RWKV-5's and H3's decoding steps against their references in float64.
+"""Checks of the Triton forms of RWKV-5's and H3's decoding steps, which kernels/test_triton_steps.py makes."""
 
-The same checks run under Triton's interpreter (this file as a script, float32, small shapes) and on a GPU.
-"""
-
-import sys
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch import Tensor
 
-from interpreter import needs_interpreter, run_interpreted
-from kernel_inputs import SLOTS, Inputs, assert_close, poison
+from kernel_inputs import SLOTS, Inputs, assert_close
 from recall_evals.kernels.causal_filter import reference as causal_filter
 from recall_evals.kernels.diagonal_ssm import reference as diagonal_ssm
 from recall_evals.kernels.wkv5 import dispatch as mixing
@@ -64,6 +58,22 @@ def check_wkv(dtype: torch.dtype, device: str, batch: int, heads: int, n: int, b
     assert (given[:before] == 1).all(), "other slots"
 
 
+def gated_steps(
+    inputs: Inputs, batch: int, width: int, state: tuple[Tensor, Tensor], before: int,
+    reference: Callable[[Tensor, Tensor], Tensor], step: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Steps of an operation and its gate, by the reference and by the form under test; their states after them."""
+    (wanted, given), rows = state, inputs.rows(batch)
+    given = behind(before, given)
+    for _ in range(STEPS):
+        (u_, z_), (u, z) = (x.chunk(2, dim=-1) for x in inputs.rand(batch, 2 * width))
+        part = wanted[rows]
+        want = reference(u_, part) * z_
+        wanted[rows] = part
+        assert_close("y", step(u, z, given, (rows + before).to(given.device)), want, inputs.dtype)
+    return wanted, given
+
+
 def check_filter(
     dtype: torch.dtype, device: str, batch: int, width: int, n: int, before: int = 0,
     cut: tuple[int, int, int] | None = None,
@@ -72,14 +82,11 @@ def check_filter(
 
     inputs = Inputs(dtype, device)
     (taps_, taps), (wanted, given) = inputs.rand(width, n, wide=True), inputs.rand(batch + SLOTS, n - 1, width)
-    rows, given = inputs.rows(batch), behind(before, given)
-    for _ in range(STEPS):
-        (u_, z_), (u, z) = (x.chunk(2, dim=-1) for x in inputs.rand(batch, 2 * width))
-        part = wanted[rows]
-        want = causal_filter.step(u_, taps_, part) * z_
-        wanted[rows] = part
-        got = gated_step(u, taps, z, given, (rows + before).to(device), cut and Config(*cut))
-        assert_close("y", got, want, dtype)
+    wanted, given = gated_steps(
+        inputs, batch, width, (wanted, given), before,
+        lambda u, state: causal_filter.step(u, taps_, state),
+        lambda u, z, state, rows: gated_step(u, taps, z, state, rows, cut and Config(*cut)),
+    )  # fmt: skip
     assert torch.equal(given[before:].double().cpu(), wanted), "inputs"
     assert (given[:before] == 1).all(), "other slots"
 
@@ -99,63 +106,10 @@ def check_ssm(
     ssm = diagonal_ssm.DiagonalSSM(*(x.to(device) for x in near))
     ssm_ = diagonal_ssm.DiagonalSSM(*(x.to(torch.complex128 if x.is_complex() else torch.float64) for x in near))
     wanted, given = inputs.rand(batch + SLOTS, width, n, 2, wide=True)
-    rows, given = inputs.rows(batch), behind(before, given)
-    for _ in range(STEPS):
-        (u_, z_), (u, z) = (x.chunk(2, dim=-1) for x in inputs.rand(batch, 2 * width))
-        part = wanted[rows]
-        want = diagonal_ssm.step(u_, ssm_, part) * z_
-        wanted[rows] = part
-        got = gated_step(u, ssm, z, given, (rows + before).to(device), cut and Config(*cut))
-        assert_close("y", got, want, dtype)
+    wanted, given = gated_steps(
+        inputs, batch, width, (wanted, given), before,
+        lambda u, state: diagonal_ssm.step(u, ssm_, state),
+        lambda u, z, state, rows: gated_step(u, ssm, z, state, rows, cut and Config(*cut)),
+    )  # fmt: skip
     assert_close("state", given[before:], wanted, torch.float32)
     assert (given[:before] == 1).all(), "other slots"
-
-
-FLOAT, HALF = torch.float32, torch.bfloat16
-SMALL: list[tuple[Callable[..., None], tuple]] = [
-    *((check_mixing, case) for case in ((3, 20, 4), (2, 600, 2))),
-    *((check_wkv, case) for case in ((3, 2, 16), (2, 3, 5, 4), (1, 1, 64), (1, 1, 70))),
-    *((check_filter, case) for case in ((3, 20, 12), (2, 70, 64), (2, 5, 1), (5, 20, 8, 2, (128, 4, 4)))),
-    *((check_ssm, case) for case in ((3, 20, 8), (2, 5, 32), (2, 3, 1), (5, 20, 7, 2, (64, 4, 4)))),
-]  # fmt: skip
-
-
-@needs_interpreter("the decoding steps of RWKV-5 and H3 on small shapes against their references in float64")
-def test_steps_under_the_interpreter():
-    run_interpreted(__file__)
-
-
-def check_small(device: str) -> None:
-    for check, case in SMALL:
-        check(FLOAT, device, *case)
-
-
-WHAT = "the decoding steps of RWKV-5 and H3 at real sizes, in float32 and bfloat16, against their references in float64"
-on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason=f"needs a GPU; would check {WHAT}")
-FAR = 2**31  # numbers of state before ours
-REAL: list[tuple[Callable[..., None], tuple]] = [
-    *((check_mixing, case) for case in ((128, 2048, 4), (128, 2048, 2), (1, 1030, 4))),
-    *((check_wkv, case) for case in ((128, 32, 64), (1, 32, 64), (513, 3, 20), (5, 2, 128), (2, 32, 64, FAR >> 17))),
-    *((check_filter, case) for case in (
-        (128, 2048, 64), (1, 2048, 64), (33, 1030, 64), (513, 100, 3), (3, 70, 600), (3, 1024, 65, FAR >> 16),
-        (31, 1030, 64, 0, (4096, 4, 4)),
-    )),
-    *((check_ssm, case) for case in (
-        (128, 2048, 32), (1, 2048, 32), (33, 1030, 32), (513, 100, 7), (3, 70, 600), (3, 1024, 32, FAR >> 16),
-        (31, 1030, 32, 0, (1024, 4, 4)),
-    )),
-]  # fmt: skip
-
-
-poisoned = pytest.fixture(poison)
-
-
-@on_cuda
-@pytest.mark.parametrize("dtype", [FLOAT, HALF])
-@pytest.mark.parametrize(("check", "case"), REAL, ids=lambda x: x.__name__ if callable(x) else str(x))
-def test_steps_on_a_gpu(poisoned, check, case, dtype):
-    check(dtype, "cuda", *case)
-
-
-if __name__ == "__main__":
-    check_small("cuda" if sys.argv[1:] == ["cuda"] else "cpu")  # on a GPU: under a memory checker
