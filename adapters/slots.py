@@ -64,7 +64,8 @@ class DeviceSlots(Slots):
     """The step and its choice stay on the device, as a CUDA graph for each power of two of sequences.
 
     A graph reads its slots from a tensor, so that sequences come and go without a copy; what fills it up are idle
-    slots. The first step of a size runs without a graph, which compiles what it needs.
+    slots. The graph of all slots takes them in their order, which spares networks of other libraries two copies of the
+    state. The first step of a size runs without a graph, which compiles what it needs.
 
     Args:
         state: with room for all that will be read (`reserve`), since a graph remembers where its tensors lie.
@@ -89,7 +90,7 @@ class DeviceSlots(Slots):
     def scores(self, rows: Sequence[int], tokens: Sequence[int]) -> Tensor:
         size = self._begin(rows, tokens)
         self._step(size)
-        return self._scores[size][: len(rows)]
+        return self._scores[size][list(rows) if size == len(self) else slice(len(rows))]
 
     def greedy(
         self, rows: Sequence[int], tokens: Sequence[int], steps: int
@@ -112,8 +113,10 @@ class DeviceSlots(Slots):
         if self._given != (list(rows), list(tokens)):
             named = set(rows)
             idle = [row for row in range(len(self)) if row not in named][: size - len(rows)]
-            given = torch.tensor([[*rows, *idle], [*tokens, *(0 for _ in idle)]], dtype=torch.int64)
-            self._rows[:size], latest = given.to(self._rows.device)
+            given = list(zip([*rows, *idle], [*tokens, *(0 for _ in idle)], strict=True))
+            if size == len(self):
+                given.sort()
+            self._rows[:size], latest = torch.tensor(given, dtype=torch.int64).T.to(self._rows.device)
             self._latest[self._rows[:size]] = latest
         self._given = None
         return size
@@ -132,7 +135,7 @@ class DeviceSlots(Slots):
 
     def _body(self, size: int) -> None:
         rows = self._rows[:size]
-        hidden = self.model.advance(self._latest[rows], self.state, rows)
+        hidden = self.model.advance(self._latest[rows], self.state, None if size == len(self) else rows)
         self._scores[size] = scores = self.model.logits(hidden)[:, : self.vocabulary]
         best, lead = greedy_choice(scores)
         self._latest[rows] = best

@@ -101,3 +101,18 @@ def put(layers: Layers, rows: Tensor, new: Layers, begun: Sequence[int], bounds:
                 for row, n, window in zip(rows.tolist(), begun, tensor, strict=True):
                     used = min(n + 1, bound)
                     layer[name][row, :used] = window[window.shape[0] - used :]
+
+
+def take_rows(layers: Layers, rows: Tensor) -> Layers:
+    """Copies of the rows `[n]` of a state of which nothing grows; nothing of it waits for the device."""
+    return [{name: tensor[rows] for name, tensor in layer.items()} for layer in layers]
+
+
+def put_rows(layers: Layers, rows: Tensor | None, new: Layers) -> None:
+    """Write `new` into the rows `[n]`, or all in order, of a state of which nothing grows, as `take_rows` reads it."""
+    for layer, held in zip(layers, new, strict=True):
+        for name, tensor in held.items():
+            if rows is not None:
+                layer[name][rows] = tensor.to(layer[name].dtype)
+            elif tensor.data_ptr() != layer[name].data_ptr():  # else it was written where it lay
+                layer[name].copy_(tensor)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..kernels.packing import Packing
 from .cache_forms import CacheForm, HistoryForm
-from .cache_state import CacheState, Layers, begin_together, join, put, take
+from .cache_state import CacheState, Layers, begin_together, join, put, put_rows, take, take_rows
 
 # Of flash-linear-attention, those with a mode that reads any number of tokens as single steps do.
 RECURRENT = {"GatedLinearAttention", "MultiScaleRetention", "DeltaNet", "GatedDeltaNet", "RWKV6Attention"}
@@ -147,6 +147,8 @@ class CausalNetwork(nn.Module):
 
     def step(self, tokens: Tensor, state: CacheState, rows: Tensor | None) -> Tensor:
         """Read one token a sequence `[B]`, in the named rows of `state`, which is updated: hidden vectors `[B, D]`."""
+        if self.steps_on_device:
+            return self._step_on_device(tokens, state, rows)
         places = list(range(len(state))) if rows is None else rows.tolist()
         positions = state.position.tolist()
         begun = [positions[place] for place in places]
@@ -163,6 +165,24 @@ class CausalNetwork(nn.Module):
             hidden[some] = found[:, 0]
         state.count(rows)
         return self._nothing(len(places)) if hidden is None else hidden
+
+    @property
+    def steps_on_device(self) -> bool:
+        """Whether a step needs no number of the state on the host: all sequences share a call, whatever they read."""
+        return self.abilities.batches and self.abilities.mixes and not self.form.grows
+
+    def _step_on_device(self, tokens: Tensor, state: CacheState, rows: Tensor | None) -> Tensor:
+        """All rows lend the network their own tensors, some of them copies; idle slots are stepped with the others."""
+        layers = state.layers if rows is None else take_rows(state.layers, rows)
+        position = state.position if rows is None else state.position[rows]
+        options = {self.form.argument: self.form.cache(layers, 1)}  # of how many tokens makes no difference to it
+        if self._takes_positions:
+            options["position_ids"] = position[:, None]
+        output = self.base(input_ids=tokens[:, None], use_cache=True, return_dict=True, **options)
+        cache = self.form.after(output, options[self.form.argument])
+        put_rows(state.layers, rows, self._layers(cache, len(tokens)))
+        state.count(rows)
+        return output.last_hidden_state[:, 0]
 
     def _read(self, tokens: Tensor, cache: Any, begun: Sequence[int]) -> tuple[Tensor, Any]:
         """`call`, in pieces of `most` tokens, and from a cache a token at a time where it can't go on otherwise."""

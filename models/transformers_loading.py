@@ -97,10 +97,10 @@ def _demand_causal(config: Mapping[str, Any], device: torch.device, trust_remote
                 f"{FLA[kind]} runs in flash-linear-attention's kernels, which need a GPU; here it would run on "
                 f"{device.type}: give device=cuda on a machine that has one"
             )
-        if kind == "mamba3" and not all(map(find_spec, ("mamba_ssm", "cutlass", "quack"))):
+        if kind == "mamba3" and find_spec("mamba_ssm") is None:
             raise ConfigurationError(
                 "Mamba-3 runs in kernels of mamba-ssm, which flash-linear-attention does not bring along: pip install "
-                "mamba-ssm nvidia-cutlass-dsl quack-kernels"
+                "mamba-ssm, and for single steps nvidia-cutlass-dsl and quack-kernels"
             )
         import fla  # noqa: F401 - makes its classes known to Transformers
     elif kind not in CONFIG_MAPPING_NAMES:
@@ -146,8 +146,15 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
             f"{checkpoint.source}: the weights don't fit config.json: missing or of another shape: "
             f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}; take both from the same release"
         )
+    return in_one_dtype(model, dtype).to(device).eval().requires_grad_(False)
+
+
+def in_one_dtype(model: Any, dtype: torch.dtype) -> Any:
+    """The model, its vectors all of the `dtype` of its weights.
+
+    flash-linear-attention makes Mamba's norms in float32, and what they give would then meet weights of `dtype`.
+    """
     for part in model.modules():
-        # flash-linear-attention makes these norms in float32, and their vectors then meet weights of `dtype`.
         if type(part).__module__.startswith("fla.models.mamba") and hasattr(part, "residual_in_fp32"):
             part.norm.to(dtype)
-    return model.to(device).eval().requires_grad_(False)
+    return model

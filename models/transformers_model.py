@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.packing import Packing
-from .abilities import demand_causal, find_abilities
+from .abilities import can_be_captured, demand_causal, find_abilities
 from .cache_forms import HistoryForm, find_form
 from .cache_state import CacheState
 from .causal_network import CausalNetwork
@@ -30,6 +30,7 @@ class TransformersModel(SequenceModel):
     Attributes:
         limits: what its cache can't do, in words.
         shares: whether prompts may share what they begin with.
+        captures: whether it was found that a CUDA graph can hold its steps, as those of a state that does not grow.
         ends: ids that its generation settings end an answer with.
 
     Raises:
@@ -37,7 +38,7 @@ class TransformersModel(SequenceModel):
     """
 
     architecture = "transformers"
-    captures = False  # the network's own code runs on the host
+    captures = False
 
     def __init__(self, causal: nn.Module, cached: bool = True):
         super().__init__()
@@ -70,6 +71,7 @@ class TransformersModel(SequenceModel):
         self.ends = frozenset([] if ends is None else ends if isinstance(ends, list) else [ends])
         self._head = [_head(causal, type(output))]
         self._check_head()
+        self.captures = can_be_captured(self.network, self.logits, embedding.num_embeddings)
 
     @torch.no_grad()
     def _probe(self) -> tuple[Any, Any]:
@@ -133,7 +135,7 @@ class TransformersModel(SequenceModel):
         return self.network.prefill(tokens, packing, state)
 
     def advance(self, tokens: Tensor, state: State, rows: Tensor | None = None) -> Tensor:
-        """Unlike other models', it looks at positions on the host, so no CUDA graph can hold it."""
+        """Where its state grows, it looks at positions on the host, so no CUDA graph can hold it."""
         assert isinstance(state, CacheState)
         return self.network.step(tokens, state, rows)
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-from . import decode, drift, evaluation, kernels, prefill
-from .report import Row, keep, table
+from . import decode, drift, evaluation, kernels, matched, prefill
+from .report import Row, keep, kept_rows, table
 from .timing import ceilings, provenance
 
 PARTS = {
     "kernels": {"taylor", "others"},
     "drift": {"taylor"},
-    "decode": {"based", "single", "long", "mamba", "slots", "dynamic", "static", "matched"},
+    "decode": {"based", "single", "long", "mamba", "slots", "dynamic", "static"},
+    "matched": matched.PARTS,
     "prefill": {"taylor", "others", "llama", "based", "mamba"},
     "eval": {"fda", "ppl"},
 }
@@ -26,6 +27,8 @@ class BenchError(ValueError):
 
 def bench(what: str, only: str | None, output: Path | None) -> None:
     """Run `what`, a name of PARTS, or of it what `only` names by comma; write the result into `output`.
+
+    `matched`, which takes many minutes, goes on from the rows that `output` has of the same card and versions.
 
     Raises:
         BenchError: no CUDA device, or an unknown name.
@@ -46,15 +49,17 @@ def bench(what: str, only: str | None, output: Path | None) -> None:
         "kernels": lambda: _kernels(parts, copy),
         "drift": drift.rows,
         "decode": lambda: decode.rows(copy, parts),
+        "matched": lambda: matched.rows(parts, copy, [row["what"] for row in result["rows"]]),
         "prefill": lambda: prefill.rows(copy, parts),
         "eval": lambda: evaluation.rows(parts),
     }
-    result["rows"] = []
+    key = what if only is None else f"{what} --only {only}"
+    result["rows"] = kept_rows(output, key, result["machine"]) if what == "matched" else []
     for row in runs[what]():
         result["rows"].append(row)
         print(json.dumps(row), flush=True)
         if output is not None:  # a run that is cut off leaves what it has
-            keep(output, what if only is None else f"{what} --only {only}", result)
+            keep(output, key, result)
     print(f"\n{table(result['rows'])}\n")
     print(json.dumps(result))
 

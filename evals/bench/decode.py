@@ -9,10 +9,8 @@ import torch
 from ...adapters.decoding import Generation
 from ...adapters.engine import Engine
 from ...adapters.slots import LOOK_EVERY, DeviceSlots
-from ...models.errors import ConfigurationError
-from ...models.matched import matched_config
 from ...models.sequence_model import SequenceModel
-from .peers import MissingPeerError, failure
+from .peers import failure
 from .shapes import BASED_1B, LLAMA_1B, MAMBA_1B, largest_batch, random_model, weight_bytes
 
 VOCABULARY = 50257
@@ -156,7 +154,7 @@ def llama_row(batch: int, prompt: int, new: int, compiled: bool) -> Row:
 
 
 def rows(copy_rate: float, parts: set[str]) -> Iterator[Row]:
-    """All that `parts` names: based, single, long, mamba, slots, dynamic, static, matched."""
+    """All that `parts` names: based, single, long, mamba, slots, dynamic, static."""
     based = random_model(BASED_1B, "cuda") if parts & {"based", "single", "long", "slots"} else None
     if based is not None:
         if "based" in parts:
@@ -180,15 +178,3 @@ def rows(copy_rate: float, parts: set[str]) -> Iterator[Row]:
     ):  # fmt: skip
         if part in parts:
             yield llama_row(batch, prompt, new, compiled)
-    if "matched" in parts:
-        for architecture in ("attention", "based", "mamba", "h3", "hyena", "rwkv", "gla"):
-            torch.cuda.empty_cache()
-            name = f"{architecture}-1b"
-            try:
-                model = random_model(matched_config(name), "cuda")
-            except (MissingPeerError, ConfigurationError) as error:
-                yield {"what": name, "skipped": failure(error)}
-                continue
-            name += f", {model.n_parameters / 1e9:.2f} B parameters"
-            yield our_row(name, model, 128, 4, 252, copy_rate)
-            del model

@@ -46,3 +46,12 @@ def keep(file: Path, part: str, result: dict[str, Any]) -> None:
     kept[part] = result
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def kept_rows(file: Path | None, part: str, machine: dict[str, Any]) -> list[Row]:
+    """The rows of a part that were measured before on such a machine, of any commit; without those that failed."""
+    kept = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.exists() else {}
+    before = kept.get(part, {"machine": {}, "rows": []})
+    if {**before["machine"], "commit": None} != {**machine, "commit": None}:
+        return []
+    return [row for row in before["rows"] if "skipped" not in row]

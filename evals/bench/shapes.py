@@ -9,6 +9,7 @@ from ...models.architectures import FLA
 from ...models.loading import detect_architecture, model_class
 from ...models.matched import matched_config
 from ...models.sequence_model import SequenceModel
+from ...models.transformers_loading import in_one_dtype, names_transformers_class
 from .peers import MissingPeerError
 
 BASED_1B, MAMBA_1B = matched_config("based-1b"), matched_config("mamba-1b")
@@ -31,8 +32,8 @@ def random_model(config: dict[str, Any], device: str, dtype: torch.dtype = torch
     Raises:
         MissingPeerError: one of flash-linear-attention's, which is not installed.
     """
-    if config.get("model_type") in FLA:
-        return _fla_model(config, device, dtype)
+    if names_transformers_class(config):
+        return _library_model(config, device, dtype)
     with torch.device(device):
         model = model_class(detect_architecture(config))(config)
     model.to(dtype)
@@ -55,18 +56,20 @@ def random_model(config: dict[str, Any], device: str, dtype: torch.dtype = torch
     return model.eval()
 
 
-def _fla_model(config: dict[str, Any], device: str, dtype: torch.dtype) -> SequenceModel:
-    try:
-        import fla  # noqa: F401  (tells Transformers of its classes)
-    except ImportError as error:
-        raise MissingPeerError(f"flash-linear-attention ({error})") from error
+def _library_model(config: dict[str, Any], device: str, dtype: torch.dtype) -> SequenceModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from ...models.transformers_model import TransformersModel
 
+    if config["model_type"] in FLA:
+        try:
+            import fla  # noqa: F401  (tells Transformers of its classes)
+        except ImportError as error:
+            raise MissingPeerError(f"flash-linear-attention ({error})") from error
+    torch.manual_seed(0)
     with torch.device(device):
         network = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype)
-    return TransformersModel(network.eval().requires_grad_(False)).eval()
+    return TransformersModel(in_one_dtype(network, dtype).eval().requires_grad_(False)).eval()
 
 
 def largest_batch(sequence_bytes: int, held: int, step: int = 8) -> int:

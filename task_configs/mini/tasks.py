@@ -1,16 +1,18 @@
 """The tasks over the synthetic documents: `mini_fda` and `mini_swde` ask and score as `local_fda` and `local_swde` do,
-`mini_text` takes the perplexity of the same documents' text.
+`mini_fda_choice` lets the answers of `mini_fda` be chosen from four, `mini_text` takes the perplexity of the same
+documents' text.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
 from lm_eval.api.task import ConfigurableTask
 
 from ..local.documents import Documents
-from ..local.tasks import LocalDocuments, LocalFDA, LocalSWDE
+from ..local.tasks import LocalDocuments, LocalFDA, LocalSWDE, clustered_stderr
+from .choices import choice_rows
 from .documents import SEED, Kind, documents, prompts, rows_sha256
 
 TEXTS = 12  # of each kind in `mini_text`
@@ -32,6 +34,32 @@ class MiniFDA(MiniDocuments, LocalFDA):
 
 class MiniSWDE(MiniDocuments, LocalSWDE):
     KIND = "swde"
+
+
+class MiniFDAChoice(MiniDocuments):
+    """The questions of `mini_fda`, each with four values, scored as lm-eval scores a multiple choice."""
+
+    KIND = "fda"
+    VERSION = 1
+    CLUSTERED = {metric: f"{metric}_stderr_clustered" for metric in ("acc", "acc_norm")}
+
+    def load(self) -> Documents:
+        rows = choice_rows(self.KIND)
+        name = f"generated: {SEED}, {self.KIND}, four choices"
+        return Documents(datasets.Dataset.from_list(rows), name, rows_sha256(rows))
+
+    # Not super(), as in the constructor: the local tasks score a text by `contains`.
+    def process_results(self, doc: dict[str, Any], results: Sequence[Any]) -> dict[str, Any]:
+        """lm-eval's scores of one question's four (log-likelihood, is greedy), and beside each (score, cluster)."""
+        scores: dict[str, Any] = ConfigurableTask.process_results(self, doc, results)
+        self.note_place(doc)
+        return scores | {error: (scores[metric], doc["doc_id"]) for metric, error in self.CLUSTERED.items()}
+
+    def aggregation(self) -> dict[str, Callable[[Any], Any]]:
+        return ConfigurableTask.aggregation(self) | dict.fromkeys(self.CLUSTERED.values(), clustered_stderr)
+
+    def higher_is_better(self) -> dict[str, bool]:
+        return ConfigurableTask.higher_is_better(self) | dict.fromkeys(self.CLUSTERED.values(), False)
 
 
 class Texts(ConfigurableTask):

@@ -22,6 +22,7 @@ STEMS = ["The quick brown fox", "A page about naïve café. " * 6, "xy", "Report
 GENERATE = [(stem + end, {"until": ["e"], "max_gen_toks": 8}) for stem in STEMS for end in ("", "b")]
 SCORE = [(stem, end) for stem in STEMS for end in (" jumps", " runs off", "\nyes")] + [("", " no context")]
 ROLL = [("x" * 300,), ("short",)]
+CHOICE = "mini_fda_choice"  # a multiple choice that needs no data
 
 
 @pytest.fixture(scope="module")
@@ -141,43 +142,27 @@ def test_our_own_formats_are_answered_as_by_based(tmp_path):
     assert ours.get_model_info()["cache_limits"] == []
 
 
-def choices(folder: Path, questions: int) -> None:
-    """A task of lm-eval, multiple choice, that needs no network: which of four units a page says is made of what."""
-    metals = ["brass", "steel", "copper", "zinc", "nickel", "tin"]
-    rows = []
-    for i in range(questions):
-        named = [metals[(i + j * (1 + i % 2)) % 6] for j in range(4)]
-        page = " ".join(f"Unit {i}{'ABCD'[j]} is made of {metal}." for j, metal in enumerate(named))
-        rows.append({"text": f"{page}\nUnit {i}{'ABCD'[i % 4]} is made of", "choices": named, "gold": i % 4})
-    folder.mkdir()
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {"task": "units", "dataset_path": "json", "output_type": "multiple_choice", "test_split": "test"}
-    task |= {"dataset_kwargs": {"data_files": {"test": str(folder / "rows.jsonl")}}, "doc_to_text": "{{text}}"}
-    task |= {"doc_to_choice": "{{choices}}", "doc_to_target": "gold", "metric_list": [{"metric": "acc"}]}
-    (folder / "units.yaml").write_text(json.dumps(task))
-
-
-def equal_to_hf(folder: Path, tasks: Path, names: list[str], prompts: int, max_length: int) -> None:
-    """Ask lm-eval for `units` in the folder `tasks` and our own tasks through both models, and compare all samples.
+def equal_to_hf(folder: Path, names: list[str], prompts: int, max_length: int) -> None:
+    """Ask lm-eval for `CHOICE` and the tasks named through both models, and compare all samples.
 
     Prints the model's line of results/conformance/hf_samples.txt.
     """
     import lm_eval
 
-    manager = TaskManager(include_path=[str(tasks), *task_configs.__path__], include_defaults=False)
+    manager = TaskManager(include_path=[*task_configs.__path__], include_defaults=False)
     runs = []
     for backend, more in (("hf", {"dtype": "float32"}), ("recall", {})):
         arguments = {"pretrained": str(folder), "max_length": max_length} | more
         options = {"device": "cpu", "batch_size": 1, "limit": prompts, "bootstrap_iters": 0}
-        results = lm_eval.simple_evaluate(backend, arguments, ["units", *names], task_manager=manager, **options)
+        results = lm_eval.simple_evaluate(backend, arguments, [CHOICE, *names], task_manager=manager, **options)
         assert results is not None
         runs.append(results)
     theirs, ours = runs
     texts, differing, worst = [], [], 0.0
-    for task in ("units", *names):
+    for task in (CHOICE, *names):
         assert len(ours["samples"][task]) == len(theirs["samples"][task]) == prompts
         for mine, other in zip(ours["samples"][task], theirs["samples"][task], strict=True):
-            if task != "units":
+            if task != CHOICE:
                 texts.append(mine["resps"][0][0])
                 if mine["resps"] != other["resps"]:
                     differing.append((task, mine["doc_id"], mine["resps"], other["resps"]))
@@ -188,26 +173,25 @@ def equal_to_hf(folder: Path, tasks: Path, names: list[str], prompts: int, max_l
                 worst = max(worst, abs(float(got) - float(want)))
                 if greedy != theirs_greedy:
                     differing.append((task, mine["doc_id"], greedy, theirs_greedy))
-    equal = len(texts) - sum(task != "units" for task, *_ in differing)
+    equal = len(texts) - sum(task != CHOICE for task, *_ in differing)
     print(
         f"\n{folder.name}: {prompts} prompts a task, {prompts} questions; {equal} of {len(texts)} texts equal ", end=""
     )
     print(f"({len(set(texts))} different ones), log-likelihoods within {worst:.1e}", flush=True)
     assert differing == [] and worst <= 1e-4
-    for task in ("units", *names):
+    for task in (CHOICE, *names):
         assert ours["results"][task] == theirs["results"][task]
 
 
 def test_multiple_choice_and_local_documents_through_lm_eval(folder, tmp_path, monkeypatch):
     """Sample by sample; a hundred of each with `-m long`."""
-    choices(tmp_path / "choices", 8)
     data = tmp_path / "data" / "fda"
     data.mkdir(parents=True)
     page = "Device 7 is made of steel, in 1998, by K. "
     rows = [{"text": f"{page * 2}{i // 4}\n{key}:", "value": key} for i, key in enumerate(["Made", "Year", "By"] * 3)]
     (data / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setenv("RECALL_EVALS_DATA", str(data.parent))
-    equal_to_hf(folder("llama"), tmp_path / "choices", ["local_fda"], 8, LENGTH)
+    equal_to_hf(folder("llama"), ["local_fda"], 8, LENGTH)
 
 
 @pytest.mark.long
@@ -223,5 +207,4 @@ def test_a_hundred_of_each(name, tmp_path, monkeypatch):
     folder = tmp_path / name
     causal.build(name, **fields).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), eos_token="<|endoftext|>").save_pretrained(folder)
-    choices(tmp_path / "choices", 100)
-    equal_to_hf(folder, tmp_path / "choices", ["local_fda", "local_swde", "local_squad"], 100, 2560)
+    equal_to_hf(folder, ["local_fda", "local_swde", "local_squad"], 100, 2560)

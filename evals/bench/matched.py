@@ -1,0 +1,88 @@
+"""`recall-evals bench matched`: every architecture at equal size in the same engine, its speeds and its state."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from ...models.cache_forms import HistoryForm
+from ...models.errors import ConfigurationError
+from ...models.matched import SIZES, matched_config, matched_names
+from ...models.sequence_model import SequenceModel
+from ...models.transformers_model import TransformersModel
+from .decode import VOCABULARY, Row, our_row
+from .peers import MissingPeerError, failure
+from .shapes import random_model
+
+PARTS = {*SIZES, *matched_names()}
+BATCH, PROMPT, NEW = 128, 4, 252
+LENGTH = 2048  # of the sequence whose state is measured
+READ, WELL = ((1, 512), (8, 2048)), 4  # sequences and tokens of prompts; tokens a ms below which the first will do
+
+
+def rows(parts: set[str], copy_rate: float, done: Iterable[str] = ()) -> Iterator[Row]:
+    """A row a configuration that `parts` names, by its name or its size, but for those that are `done`."""
+    for name in matched_names():
+        if not parts & {name, name.rpartition("-")[2]} or name in done:
+            continue
+        torch.cuda.empty_cache()
+        try:
+            yield {"what": name} | measured(random_model(matched_config(name), "cuda"), copy_rate)
+        # A peer that breaks is a finding and must not end the run.
+        except (MissingPeerError, ConfigurationError, RuntimeError, ValueError) as error:
+            yield {"what": name, "skipped": failure(error)}
+
+
+def measured(model: SequenceModel, copy_rate: float) -> Row:
+    """Greedy decoding as `our_row` times it, the rate of prompts, and the state.
+
+    A network whose cache can't do what that takes is measured as far as it can: a sequence at a time where batches are
+    not exact, and not decoding where all tokens are read again for each new one.
+    """
+    wrapped = model if isinstance(model, TransformersModel) else None
+    row: Row = {"parameters": model.n_parameters, "runs_in": _code(model), "in_cuda_graphs": model.captures}
+    if wrapped is not None and isinstance(wrapped.network.form, HistoryForm):
+        row["skipped"] = f"decoding: {wrapped.limits[0]}"
+    else:
+        batch = BATCH if wrapped is None or wrapped.network.abilities.batches else 1
+        decoded = our_row("", model, batch, PROMPT, NEW, copy_rate)
+        row |= {name: value for name, value in decoded.items() if name not in ("what", "state_bytes")}
+        row["state_bytes_2048"] = state_bytes(model)
+    return row | reading_rate(model)
+
+
+@torch.inference_mode()
+def state_bytes(model: SequenceModel) -> int:
+    """Of one sequence, with room for 2,048 tokens in what grows; measured from its tensors."""
+    _, one = model.prefill(torch.zeros(1, dtype=torch.int64, device=model.device), [1])
+    one.reserve(LENGTH)
+    return one.nbytes
+
+
+@torch.inference_mode()
+def reading_rate(model: SequenceModel) -> Row:
+    """Tokens a millisecond of `prefill`, the second time, when all is compiled; of the longest prompts it takes well.
+
+    Where a library reads states in PyTorch, a token at a time or with much memory, one short prompt must do.
+    """
+    width = min(VOCABULARY, model.embedding.num_embeddings)
+    generator, row = torch.Generator(model.device).manual_seed(0), Row()
+    for batch, length in READ:
+        tokens = torch.randint(width, (batch * length,), device=model.device, generator=generator)
+        seconds = 0.0
+        for _ in range(2):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            model.prefill(tokens, [length] * batch)
+            torch.cuda.synchronize()
+            seconds = time.perf_counter() - began
+        row = {"read": f"{batch} x {length:,}", "read_tokens_per_ms": tokens.numel() / seconds / 1000}
+        if row["read_tokens_per_ms"] < WELL:
+            break
+    return row
+
+
+def _code(model: SequenceModel) -> str:
+    if not isinstance(model, TransformersModel):
+        return "recall-evals"
+    return "Transformers" if model.on_cpu else "flash-linear-attention"
