@@ -85,4 +85,5 @@ def reading_rate(model: SequenceModel) -> Row:
 def _code(model: SequenceModel) -> str:
     if not isinstance(model, TransformersModel):
         return "recall-evals"
-    return "Transformers" if model.on_cpu else "flash-linear-attention"
+    package = type(model.network.causal).__module__.partition(".")[0]
+    return {"transformers": "Transformers", "fla": "flash-linear-attention"}[package]

@@ -1,6 +1,7 @@
 """The models that are timed: the shapes of the released 1.3 B checkpoints, with random weights."""
 
 import math
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -57,18 +58,21 @@ def random_model(config: dict[str, Any], device: str, dtype: torch.dtype = torch
 
 
 def _library_model(config: dict[str, Any], device: str, dtype: torch.dtype) -> SequenceModel:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
     from ...models.transformers_model import TransformersModel
 
+    library: Any = transformers
     if config["model_type"] in FLA:
         try:
-            import fla  # noqa: F401  (tells Transformers of its classes)
+            library = import_module("fla.models")
         except ImportError as error:
             raise MissingPeerError(f"flash-linear-attention ({error})") from error
+    # Not by `AutoModelForCausalLM`, which of two classes of one name gives that of the library imported last.
+    kind = getattr(library, config["architectures"][0])
     torch.manual_seed(0)
     with torch.device(device):
-        network = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype)
+        network = kind._from_config(kind.config_class(**config), dtype=dtype)
     return TransformersModel(in_one_dtype(network, dtype).eval().requires_grad_(False)).eval()
 
 
