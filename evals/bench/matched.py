@@ -70,12 +70,15 @@ def reading_rate(model: SequenceModel) -> Row:
     for batch, length in READ:
         tokens = torch.randint(width, (batch * length,), device=model.device, generator=generator)
         seconds = 0.0
-        for _ in range(2):
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-            model.prefill(tokens, [length] * batch)
-            torch.cuda.synchronize()
-            seconds = time.perf_counter() - began
+        try:
+            for _ in range(2):
+                torch.cuda.synchronize()
+                began = time.perf_counter()
+                model.prefill(tokens, [length] * batch)
+                torch.cuda.synchronize()
+                seconds = time.perf_counter() - began
+        except torch.OutOfMemoryError:
+            break
         row = {"read": f"{batch} x {length:,}", "read_tokens_per_ms": tokens.numel() / seconds / 1000}
         if row["read_tokens_per_ms"] < WELL:
             break
