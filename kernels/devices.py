@@ -94,4 +94,15 @@ def in_slots(step: Callable[[State], Tensor], state: State, rows: Tensor | None)
 
 def slots_of(rows: Tensor | None, x: Tensor) -> Tensor:
     """`rows`, or slot i for row i of x."""
-    return torch.arange(x.shape[0], device=x.device) if rows is None else rows
+    if rows is not None:
+        return rows
+    key = x.shape[0], x.device
+    if key not in _FIRST:
+        made = torch.arange(key[0], device=x.device)
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            return made  # within a graph's memory, where nothing stands before it is replayed
+        _FIRST[key] = made
+    return _FIRST[key]
+
+
+_FIRST: dict[tuple[int, torch.device], Tensor] = {}  # 0 .. n - 1, for which a step asks in every layer

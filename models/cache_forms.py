@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .cache_state import Layers
+from .cache_state import CacheState, Layers
 from .errors import ConfigurationError
 
 
@@ -217,6 +217,21 @@ def recurrent_blocks(network: nn.Module) -> list[Any]:
     return [m for m in network.modules() if hasattr(m, "conv1d_state") and hasattr(m, "rg_lru")]
 
 
+def first_read(network: Any, tokens: Tensor) -> tuple[Any, str, Any]:
+    """Read `[B, L]` from nothing: what the network returns, where its cache stands in that, and the cache, if any."""
+    given = None
+    if recurrent_blocks(network):  # RecurrentGemma returns no cache
+        from transformers import DynamicCache
+
+        given = DynamicCache(config=network.config)
+    options = {} if given is None else {"past_key_values": given}
+    output = network(input_ids=tokens, use_cache=True, return_dict=True, **options)
+    for argument in ("past_key_values", "cache_params", "state"):
+        if (cache := getattr(output, argument, None)) is not None:
+            return output, argument, cache
+    return output, "past_key_values", given
+
+
 def find_form(argument: str, cache: Any, network: nn.Module) -> CacheForm:
     """The form of a cache that `network` has used.
 
@@ -232,6 +247,18 @@ def find_form(argument: str, cache: Any, network: nn.Module) -> CacheForm:
             raise unknown(type(cache).__name__)
         return FLAForm(argument, cache)
     return LayeredForm(argument, cache)
+
+
+def first_state(network: Any, tokens: Tensor) -> CacheState:
+    """What the cache of `[B, L]` tokens read from nothing holds, whatever it can do; also of tensors without numbers.
+
+    Raises:
+        ConfigurationError: as `find_form`.
+    """
+    _, argument, cache = first_read(network, tokens)
+    form = find_form(argument, cache, network)
+    read = tokens.new_full(tokens.shape[:1], tokens.shape[1])
+    return CacheState(read, form.layers(cache), form.bounds)
 
 
 def unknown(kind: str) -> ConfigurationError:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -67,6 +68,18 @@ def names_transformers_class(config: Mapping[str, Any]) -> bool:
     except ConfigurationError:
         return True
     return False
+
+
+def named_class(config: Mapping[str, Any]) -> Any:
+    """The class that `architectures` names, of flash-linear-attention for its kinds, else of Transformers.
+
+    `AutoModelForCausalLM` gives, of two classes of one kind, that of the library imported last.
+
+    Raises:
+        ImportError: flash-linear-attention is not installed.
+    """
+    library = import_module("fla.models" if config["model_type"] in FLA else "transformers")
+    return getattr(library, config["architectures"][0])
 
 
 def _demand_causal(config: Mapping[str, Any], device: torch.device, trust_remote_code: bool) -> None:

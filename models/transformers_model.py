@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..kernels.packing import Packing
 from .abilities import can_be_captured, demand_causal, find_abilities
-from .cache_forms import HistoryForm, find_form
+from .cache_forms import HistoryForm, find_form, first_read
 from .cache_state import CacheState
 from .causal_network import CausalNetwork
 from .errors import ConfigurationError
@@ -57,9 +57,8 @@ class TransformersModel(SequenceModel):
         self._embedding = [embedding]  # a part of the network already
         self.network = CausalNetwork(causal, HistoryForm())
         self.on_cpu = not any(type(part).__module__.startswith("fla.") for part in causal.modules())  # its kernels
-        output, given = self._probe()
+        output, argument, cache = self._probe()
         self._demand_causal()
-        argument, cache = _cache_of(output, given)
         if cached and cache is not None:
             self.network.form = find_form(argument, cache, self.network.base)
         self.limits = find_abilities(self.network, embedding.num_embeddings, self.positions)
@@ -74,18 +73,9 @@ class TransformersModel(SequenceModel):
         self.captures = can_be_captured(self.network, self.logits, embedding.num_embeddings)
 
     @torch.no_grad()
-    def _probe(self) -> tuple[Any, Any]:
-        """What the network returns, and the cache it was given, if any."""
-        base = self.network.base
-        tokens = torch.zeros(1, 3, dtype=torch.int64, device=self.device)
-        given = None
-        if any(hasattr(m, "conv1d_state") for m in base.modules()):  # RecurrentGemma returns no cache
-            from transformers import DynamicCache
-
-            given = DynamicCache(config=base.config)
-        options = {} if given is None else {"past_key_values": given}
+    def _probe(self) -> tuple[Any, str, Any]:
         try:
-            return base(input_ids=tokens, use_cache=True, return_dict=True, **options), given
+            return first_read(self.network.base, torch.zeros(1, 3, dtype=torch.int64, device=self.device))
         except Exception as error:  # whatever a class raises for a configuration that it accepted
             raise self._unread("three tokens", error) from error
 
@@ -175,13 +165,6 @@ def _head(causal: Any, output: type) -> Any:
     head.__dict__["_modules"] = {**causal._modules, causal.base_model_prefix: told}
     head.__dict__["told"] = [told]
     return head
-
-
-def _cache_of(output: Any, given: Any) -> tuple[str, Any]:
-    for argument in ("past_key_values", "cache_params", "state"):
-        if (cache := getattr(output, argument, None)) is not None:
-            return argument, cache
-    return "past_key_values", given
 
 
 def _positions(causal: Any, settings: Any) -> int | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ class Sample:
         document: the cluster of standard errors; None where the run names none.
         doc: the row of the data set.
         prompt, target, answer: what was asked, what was to be said, and what the model said; of a multiple choice the
-            choices' log-likelihoods.
+            likeliest choice.
         scores: by metric, those that are numbers.
     """
 
@@ -84,8 +84,10 @@ def _sample(said: Mapping[str, Any]) -> Sample:
         for name in metrics
         if isinstance(said.get(name), int | float) and math.isfinite(said[name])
     }
-    first = next(iter(said["arguments"].values()))
+    first, *others = said["arguments"].values()
     answers = said["filtered_resps"]
+    if others and len(answers) == len(others) + 1:  # choices: log-likelihoods, and whether each is the greedy text
+        answers = [_likeliest([given["arg_1"] for given in (first, *others)], answers)]
     return Sample(
         id=int(said["doc_id"]),
         hashes=tuple(str(said[name]) for name in HASHES),
@@ -97,6 +99,11 @@ def _sample(said: Mapping[str, Any]) -> Sample:
         answer=str(answers[0]) if len(answers) == 1 else ", ".join(map(str, answers)),
         scores=scores,
     )
+
+
+def _likeliest(choices: Sequence[str], answers: Sequence[Sequence[Any]]) -> str:
+    """`acc_norm` may choose another, by the likelihood of a character."""
+    return choices[max(range(len(choices)), key=lambda i: float(answers[i][0]))]
 
 
 def _document(said: Mapping[str, Any], metrics: set[str]) -> str | None:

@@ -25,19 +25,21 @@ def state_bytes(model: SequenceModel, state_dtype: torch.dtype) -> int:
     return state.accumulated_in(state_dtype).nbytes
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until it has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @torch.inference_mode()
 def generation_seconds(
-    model: SequenceModel, batch: int, prompt: int, new: int, state_dtype: torch.dtype | None = None
-) -> tuple[float, int]:
+    model: SequenceModel, batch: int, prompt: int, new: int, state_dtype: torch.dtype | None = None,
+    forked: bool = False,
+) -> tuple[float, int]:  # fmt: skip
     """Seconds for `new` greedy tokens after a prompt, and bytes of the states; graphs captured before.
 
-    A short prompt is read within the time; of a long one (over 64 tokens) the state of one sequence is forked before,
-    since what is timed then is decoding.
+    A short prompt is read within the time; of a long one (over 64 tokens), or if `forked`, the state of one sequence
+    is forked before, since what is timed then is decoding.
     """
     device, width = model.device, min(VOCABULARY, model.embedding.num_embeddings)
     tokens = torch.randint(width, (batch, prompt), device=device, generator=torch.Generator(device).manual_seed(0))
@@ -50,7 +52,7 @@ def generation_seconds(
     rows = list(range(batch))
 
     def generate(count: int) -> None:
-        if prompt <= 64:
+        if prompt <= 64 and not forked:
             scores, read = model.prefill(tokens.flatten(), [prompt] * batch)
             slots.write(rows, read)
             latest = scores[:, :width].argmax(-1).tolist()
@@ -63,19 +65,19 @@ def generation_seconds(
             count -= LOOK_EVERY
 
     generate(2 * LOOK_EVERY)
-    _wait(device)
+    wait(device)
     began = time.perf_counter()
     generate(new)
-    _wait(device)
+    wait(device)
     return time.perf_counter() - began, slots.state.nbytes
 
 
 def our_row(
     name: str, model: SequenceModel, batch: int, prompt: int, new: int, copy_rate: float,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | None = None, forked: bool = False,
 ) -> Row:  # fmt: skip
     """Tokens a millisecond, and the share of what moving the weights and reading the states alone would allow."""
-    seconds, held = generation_seconds(model, batch, prompt, new, state_dtype)
+    seconds, held = generation_seconds(model, batch, prompt, new, state_dtype, forked)
     floor = (weight_bytes(model) + held) / copy_rate  # of a step; the copy rate counts reads and writes
     return {
         "what": name,

@@ -5,17 +5,18 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from ...models.cache_forms import HistoryForm
+from ...models.cache_forms import HistoryForm, first_state
 from ...models.errors import ConfigurationError
 from ...models.matched import SIZES, matched_config, matched_names
 from ...models.sequence_model import SequenceModel
+from ...models.state import State
 from ...models.transformers_model import TransformersModel
-from .decode import VOCABULARY, Row, our_row
+from .decode import VOCABULARY, Row, our_row, wait
 from .peers import MissingPeerError, failure
 from .shapes import random_model
 
 PARTS = {*SIZES, *matched_names()}
-BATCH, PROMPT, NEW = 128, 4, 252
+BATCH, PROMPT, NEW = 128, 4, 252  # the prompt is read once: Transformers' Mamba-2 needs 256 GB to read 128 of them
 LENGTH = 2048  # of the sequence whose state is measured
 READ, WELL = ((1, 512), (8, 2048)), 4  # sequences and tokens of prompts; tokens a ms below which the first will do
 
@@ -45,16 +46,19 @@ def measured(model: SequenceModel, copy_rate: float) -> Row:
         row["skipped"] = f"decoding: {wrapped.limits[0]}"
     else:
         batch = BATCH if wrapped is None or wrapped.network.abilities.batches else 1
-        decoded = our_row("", model, batch, PROMPT, NEW, copy_rate)
+        decoded = our_row("", model, batch, PROMPT, NEW, copy_rate, forked=True)
         row |= {name: value for name, value in decoded.items() if name not in ("what", "state_bytes")}
-        row["state_bytes_2048"] = state_bytes(model)
-    return row | reading_rate(model)
+    return row | {f"state_bytes_{LENGTH}": state_bytes(model)} | reading_rate(model)
 
 
 @torch.inference_mode()
 def state_bytes(model: SequenceModel) -> int:
-    """Of one sequence, with room for 2,048 tokens in what grows; measured from its tensors."""
-    _, one = model.prefill(torch.zeros(1, dtype=torch.int64, device=model.device), [1])
+    """Of one sequence, with room for 2,048 tokens in what grows; of a cache also where it is not used."""
+    tokens = torch.zeros(1, dtype=torch.int64, device=model.device)
+    if isinstance(model, TransformersModel):
+        one: State = first_state(model.network.base, tokens[None])
+    else:
+        _, one = model.prefill(tokens, [1])
     one.reserve(LENGTH)
     return one.nbytes
 
@@ -72,10 +76,10 @@ def reading_rate(model: SequenceModel) -> Row:
         seconds = 0.0
         try:
             for _ in range(2):
-                torch.cuda.synchronize()
+                wait(model.device)
                 began = time.perf_counter()
                 model.prefill(tokens, [length] * batch)
-                torch.cuda.synchronize()
+                wait(model.device)
                 seconds = time.perf_counter() - began
         except torch.OutOfMemoryError:
             break

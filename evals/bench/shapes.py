@@ -1,16 +1,14 @@
 """The models that are timed: the shapes of the released 1.3 B checkpoints, with random weights."""
 
 import math
-from importlib import import_module
 from typing import Any
 
 import torch
 
-from ...models.architectures import FLA
 from ...models.loading import detect_architecture, model_class
 from ...models.matched import matched_config
 from ...models.sequence_model import SequenceModel
-from ...models.transformers_loading import in_one_dtype, names_transformers_class
+from ...models.transformers_loading import in_one_dtype, named_class, names_transformers_class
 from .peers import MissingPeerError
 
 BASED_1B, MAMBA_1B = matched_config("based-1b"), matched_config("mamba-1b")
@@ -58,18 +56,12 @@ def random_model(config: dict[str, Any], device: str, dtype: torch.dtype = torch
 
 
 def _library_model(config: dict[str, Any], device: str, dtype: torch.dtype) -> SequenceModel:
-    import transformers
-
     from ...models.transformers_model import TransformersModel
 
-    library: Any = transformers
-    if config["model_type"] in FLA:
-        try:
-            library = import_module("fla.models")
-        except ImportError as error:
-            raise MissingPeerError(f"flash-linear-attention ({error})") from error
-    # Not by `AutoModelForCausalLM`, which of two classes of one name gives that of the library imported last.
-    kind = getattr(library, config["architectures"][0])
+    try:
+        kind = named_class(config)
+    except ImportError as error:
+        raise MissingPeerError(f"flash-linear-attention ({error})") from error
     torch.manual_seed(0)
     with torch.device(device):
         network = kind._from_config(kind.config_class(**config), dtype=dtype)
