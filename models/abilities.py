@@ -56,7 +56,8 @@ def find_abilities(network: CausalNetwork, vocabulary: int, positions: int | Non
     limits = []
     ids, head = _tokens(network, vocabulary, positions)
     whole = [_whole(network, row) for row in ids]
-    bound = max(_bound(network), min(MOST, 2 * _rounding(network, ids[0], whole[0])))
+    rounding = _rounding(network, ids[0], whole[0])
+    bound = max(_bound(network), min(MOST, 2 * rounding))
     try:
         noise, why = _steps(network, ids[0], whole[0], head), ""
     except Exception as error:  # as in `_tried`; what is missing is worth saying
@@ -65,7 +66,7 @@ def find_abilities(network: CausalNetwork, vocabulary: int, positions: int | Non
         network.form = HistoryForm()
         limits.append(f"its cache does not go on as the whole prompt would: for each new token all are read again{why}")
     able = Abilities()
-    bound = min(max(bound / 10, 3 * noise), MOST) if noise <= bound else bound
+    bound = min(max(bound / 10, 3 * noise, rounding), MOST) if noise <= bound else bound
     for name, probe in (("batches", _batches), ("splits", _splits), ("mixes", _mixes), ("packs", _packs)):
         network.abilities = replace(able, **{name: True})
         if _tried(partial(probe, network, ids, whole, head)) <= bound:

@@ -41,7 +41,8 @@ def measured(model: SequenceModel, copy_rate: float) -> Row:
     not exact, and not decoding where all tokens are read again for each new one.
     """
     wrapped = model if isinstance(model, TransformersModel) else None
-    row: Row = {"parameters": model.n_parameters, "runs_in": _code(model), "in_cuda_graphs": model.captures}
+    row: Row = {"parameters": model.n_parameters, "runs_in": _code(model)}
+    row["in_cuda_graphs"] = model.captures and model.device.type == "cuda"
     if wrapped is not None and isinstance(wrapped.network.form, HistoryForm):
         row["skipped"] = f"decoding: {wrapped.limits[0]}"
     else:

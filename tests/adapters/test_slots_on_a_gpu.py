@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+import causal
 import tiny
 from recall_evals.adapters.conformance import check_conformance
 from recall_evals.adapters.decoding import Generation
 from recall_evals.adapters.engine import Engine
 from recall_evals.adapters.slots import DeviceSlots
+from recall_evals.models.transformers_model import TransformersModel
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(),
@@ -15,8 +17,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=sorted(tiny.CONFIGS | tiny.BASELINES))
+@pytest.fixture(params=[*sorted(tiny.CONFIGS | tiny.BASELINES), "transformers mamba2", "transformers falcon_mamba"])
 def model(request):
+    if request.param.startswith("transformers "):
+        model = TransformersModel(causal.build(request.param.split()[1]).to("cuda", torch.bfloat16))
+        assert model.captures, model.network.abilities
+        return model
     # Flash attention takes heads of a multiple of 8 dimensions; these have 16.
     return tiny.build((tiny.CONFIGS | tiny.BASELINES)[request.param]).to("cuda", torch.bfloat16).eval()
 

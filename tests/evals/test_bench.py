@@ -1,15 +1,18 @@
 """The benchmarks' parts that need no GPU."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+import causal
 import tiny
-from recall_evals.evals.bench import decode, peers, report, shapes
+from recall_evals.evals.bench import decode, matched, peers, report, shapes
 from recall_evals.evals.cli import app
 from recall_evals.kernels.taylor_linear_attention import reference as taylor
+from recall_evals.models.transformers_model import TransformersModel
 
 
 def test_the_peer_is_the_published_recurrence():
@@ -36,6 +39,36 @@ def test_uneven_requests_with_and_without_refilling():
     assert [row["what"] for row in rows] == ["engine, slots refilled", "engine, slots group after group"]
     # The same work: every answer is as long as its limit, and its first token takes no step.
     assert rows[0]["decoded"] == rows[1]["decoded"] > 10 * 4
+
+
+@pytest.mark.parametrize("name", ["ours", "mamba", "rwkv", "without a cache"])
+def test_architectures_of_equal_size_are_measured_as_far_as_they_can(name, monkeypatch):
+    monkeypatch.setattr(matched, "READ", ((1, 70), (2, 80)))
+    monkeypatch.setattr(matched, "WELL", 0.0)
+    monkeypatch.setattr(matched, "NEW", 4)
+    if name == "ours":
+        model: Any = tiny.build(tiny.MAMBA)
+    else:
+        cached = name != "without a cache"
+        model = TransformersModel(causal.build(name if cached else "mamba"), cached)
+    row = matched.measured(model, 1e9)
+    assert row["read"] == "2 x 80" and row["read_tokens_per_ms"] > 0 and not row["in_cuda_graphs"]
+    assert row["runs_in"] == ("recall-evals" if name == "ours" else "Transformers")
+    if name == "without a cache":
+        assert row["skipped"].startswith("decoding: cache=false: for each new token all") and "tokens_per_ms" not in row
+    else:
+        assert row["batch"] == (1 if name == "rwkv" else matched.BATCH) and row["tokens_per_ms"] > 0
+    one = model.prefill(torch.zeros(9, dtype=torch.int64), [9])[1]
+    assert row["state_bytes_2048"] == one.nbytes or name == "without a cache"
+
+
+def test_a_benchmark_goes_on_from_what_such_a_machine_measured(tmp_path):
+    file, machine = tmp_path / "h200.json", {"card": "H200", "torch": "2.11", "commit": "a"}
+    rows = [{"what": "gla-1b", "tokens_per_ms": 1.0}, {"what": "mamba3-1b", "skipped": "no kernels"}]
+    assert report.kept_rows(None, "matched", machine) == report.kept_rows(file, "matched", machine) == []
+    report.keep(file, "matched", {"machine": machine, "rows": rows})
+    assert report.kept_rows(file, "matched", machine | {"commit": "b"}) == rows[:1]
+    assert report.kept_rows(file, "matched", machine | {"card": "H100"}) == []
 
 
 def test_shapes_are_those_of_the_released_models():

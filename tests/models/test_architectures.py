@@ -14,10 +14,12 @@ import tiny
 from recall_evals.adapters.conformance import check_conformance
 from recall_evals.adapters.lm import BasedLM
 from recall_evals.evals.cli import app
+from recall_evals.evals.models import benchmarked
 from recall_evals.models import load_model
-from recall_evals.models.architectures import OURS, architectures, detect_architecture, model_class
+from recall_evals.models.architectures import FLA, OURS, architectures, detect_architecture, model_class
 from recall_evals.models.errors import ConfigurationError
 from recall_evals.models.matched import SIZES, matched_config, matched_names
+from recall_evals.models.transformers_loading import named_class, names_transformers_class
 
 OUTSIDE = Path(__file__).parent / "outside" / "gated_average.py"
 CONFIG = {"model_type": "gated_average", "d_model": 32, "n_layer": 2, "vocab_size": 257}
@@ -93,19 +95,29 @@ def test_the_command_lists_all(outside):
     table, _, note = done.stdout.partition("\n\n")
     assert "in bfloat16" in note
     rows = {line.split()[0]: line for line in table.splitlines()[2:]}
-    assert list(rows) == [*OURS, "gated_average"] == list(architectures())
+    # Below the two libraries, after a dash, each of their architectures that has a configuration.
+    assert [name for name in rows if name != "-"] == [*OURS, "gated_average"] == list(architectures())
+    below = {line.split()[1]: line for line in table.splitlines() if line.startswith("- ")}
+    assert set(below) == LIBRARIES
     assert "of gated-average" in rows["gated_average"]
     # two keys and values a token, layer and channel, of 2 bytes; and the position
     assert f"{2 * 2048 * 36 * 1680 * 2 + 8:,}" in rows["attention"]
     # a matrix of 64 x 64 float32 a head; two inputs of 2 bytes a channel
     assert f"{21 * (32 * 64 * 64 * 4 + 2 * 2048 * 2) + 8:,}" in rows["rwkv"]
-    assert [name for name, row in rows.items() if "CPU, GPU" not in row] == ["fla"]
+    # a matrix of 64 x 128 float32 a head; four inputs of 2 bytes a channel, 128 for B and for C among them
+    assert f"{48 * (64 * 64 * 128 * 4 + 4 * (4096 + 2 * 128) * 2) + 8:,}" in below["mamba2"]
+    # as measured: a matrix of 256 x 512 float32 a head
+    assert f"{24 * 4 * 256 * 512 * 4 + 8:,}" in below["gla"]
+    assert [name for name, row in rows.items() if "CPU, GPU" not in row and name != "-"] == ["fla"]
     assert rows["fla"].endswith("recall-evals[fla]")
     assert "--model recall" in rows["transformers"]
 
 
-# JRT's are BASED's; of other libraries' models only GLA has some.
+# JRT's are BASED's.
 MATCHED = [f"{name}-{size}" for name in OURS if name not in ("jrt", "transformers", "fla") for size in SIZES]
+LIBRARIES = set(FLA) | {"bamba", "falcon_mamba", "jamba", "lfm2", "mamba2", "qwen3_next", "recurrent_gemma", "rwkv4"}
+LIBRARIES |= {"zamba2"}
+WANTED = {"360m": 360e6, "1b": 1.33e9}
 
 
 @pytest.mark.parametrize("name", MATCHED)
@@ -115,23 +127,26 @@ def test_matched_configurations_have_the_same_size(name):
     assert detect_architecture(config) == architecture
     with torch.device("meta"):
         model = model_class(architecture)(config)
-    wanted = {"360m": 360e6, "1b": 1.33e9}[size]
-    assert abs(model.n_parameters / wanted - 1) < 0.03, f"{model.n_parameters:,}"
+    assert abs(model.n_parameters / WANTED[size] - 1) < 0.03, f"{model.n_parameters:,}"
 
 
-@pytest.mark.parametrize(("size", "wanted"), [("360m", 360e6), ("1b", 1.33e9)])
-def test_the_matched_configuration_of_gla_has_that_size_too(size, wanted):
-    """Counted by hand: flash-linear-attention needs a GPU's Triton to be imported."""
-    config = matched_config(f"gla-{size}")
-    width, layers, heads = config["hidden_size"], config["num_hidden_layers"], config["num_heads"]
-    keys, hidden = int(width * config["expand_k"]), -(-int(width * config["hidden_ratio"] * 2 / 3) // 256) * 256
-    assert config["expand_v"] == 1 and config["tie_word_embeddings"]
-    mixer = 2 * width * keys + 3 * width**2 + 16 * (width + keys) + keys + width // heads
-    total = layers * (mixer + 3 * width * hidden + 2 * width) + config["vocab_size"] * width + width
-    assert abs(total / wanted - 1) < 0.03, f"{total:,}"
+@pytest.mark.parametrize("size", SIZES)
+def test_those_of_other_libraries_have_that_size_too(size):
+    """Counted here where the library runs on a CPU; of flash-linear-attention, as a GPU counted them."""
+    counted = {row["what"]: row["parameters"] for row in benchmarked() if "parameters" in row}
+    for name in sorted(LIBRARIES):
+        config = matched_config(f"{name}-{size}")
+        assert names_transformers_class(config)
+        parameters = counted[f"{name}-{size}"]
+        if name not in FLA:
+            with torch.device("meta"):
+                kind = named_class(config)
+                network = kind._from_config(kind.config_class(**config))
+            assert parameters == sum(p.numel() for p in network.parameters())
+        assert abs(parameters / WANTED[size] - 1) < 0.03, f"{name}: {parameters:,}"
 
 
 def test_all_configurations_are_named():
-    assert matched_names() == sorted([*MATCHED, "gla-360m", "gla-1b"])
-    with pytest.raises(ValueError, match="no configuration 'based-7b'; there are attention-1b, attention-360m, based"):
+    assert matched_names() == sorted([*MATCHED, *(f"{name}-{size}" for name in LIBRARIES for size in SIZES)])
+    with pytest.raises(ValueError, match="no configuration 'based-7b'; there are attention-1b, attention-360m, bamba"):
         matched_config("based-7b")

@@ -18,6 +18,7 @@ from lm_eval.api.instance import Instance
 
 import causal
 from recall_evals.adapters.causal_lm import RecallLM
+from recall_evals.models.cache_forms import HistoryForm
 from recall_evals.models.transformers_model import TransformersModel
 
 if not (torch.cuda.is_available() and find_spec("fla")):
@@ -51,7 +52,7 @@ OWN_KERNELS = {name: {"attn_mode": "fused_recurrent"} for name in ("delta_net", 
 def build(name: str) -> Any:
     import fla.models
 
-    if name == "mamba3" and not all(map(find_spec, ("mamba_ssm", "cutlass", "quack"))):
+    if name == "mamba3" and not find_spec("mamba_ssm"):
         pytest.skip("Mamba-3 runs in kernels of mamba-ssm, which is not installed")
     kind, fields = CONFIGS[name]
     torch.manual_seed(0)
@@ -83,7 +84,11 @@ def near(got: torch.Tensor, want: torch.Tensor) -> None:
 
 def test_nothing_is_given_up(model):
     """A library's cache that stops going on exactly shows here, though answers stay right."""
-    assert not [limit for limit in model.limits if "all are read again" in limit]
+    given_up = [limit for limit in model.limits if "all are read again" in limit]
+    if model.architecture == "mamba3" and not find_spec("cutlass"):
+        assert "Install `nvidia-cutlass-dsl`" in given_up[0], "single steps run in a kernel that is not installed"
+        return
+    assert not given_up
     if model.architecture in PACKED:
         assert model.network.abilities.packs and model.shares
 
@@ -121,6 +126,8 @@ def test_sequences_of_any_lengths_are_answered_as_alone(model):
 
 
 def test_a_state_does_not_grow(model):
+    if isinstance(model.network.form, HistoryForm):
+        pytest.skip("what is kept is the tokens; would check that a state does not grow")
     sizes = [model.prefill(p, [len(p)])[1].nbytes for p in prompts(30, 120)]
     assert sizes[0] == sizes[1]
 
@@ -180,5 +187,6 @@ def test_half_precision_is_answered(name, tmp_path: Path):
     lm = RecallLM(str(folder), batch_size=4, device="cuda", dtype="bfloat16", max_length=256)
     assert lm.model.dtype == torch.bfloat16 and lm.model.shares == (name != "mamba2")
     assert lm.model.network.abilities.packs == (name != "mamba2")
+    assert lm.model.captures, "its steps are held in CUDA graphs"
     asked = [("The quick brown fox" * n, {"until": [], "max_gen_toks": 8}) for n in (1, 2, 3)]
     assert len(ask(lm, "generate_until", asked)) == 3
