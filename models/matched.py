@@ -2,8 +2,13 @@
 
 Those of attention, BASED and Mamba are the released ones. H3's are its paper's (355M and 1.3B, two attention layers),
 Hyena's the paper's depth and widths (355M; 1.3B likewise, twice as wide), RWKV-5's the released widths and as many
-layers as give the size with GPT-2's vocabulary. GLA's are the widths of arXiv 2312.06635 (340M, 1.3B) with that
-vocabulary and one matrix for embedding and head, as flash-linear-attention reads them.
+layers as give the size with GPT-2's vocabulary.
+
+Those of Transformers and flash-linear-attention are in the form their classes read, with that vocabulary and one matrix
+for embedding and head: the widths and heads of the papers or released models (GLA's of arXiv 2312.06635, Gated
+DeltaNet's of 2412.06464, Mamba-2's of 2405.21060 and so on), and as many layers, or as wide MLPs, as give the size. The
+hybrids (Bamba, Jamba, LFM2, Qwen3-Next, RecurrentGemma, Zamba2) have attention in every so many layers as theirs do,
+and no experts. `rwkv4` is Transformers' `rwkv`.
 """
 
 import json

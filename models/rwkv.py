@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.wkv5 import reference as wkv5
-from ..kernels.wkv5.dispatch import gated_step, mix_step
+from ..kernels.wkv5.dispatch import gated_step, mix_step, prefill
 from .decoder import LayeredModel, LayerState, Linear, Mixer, Reading, Stepping
 from .errors import ConfigurationError
 from .fields import NUMBER, get_field
@@ -76,7 +76,7 @@ class Attention(Shifting):
         last, s = (state["last"], state["wkv"]) if state else (None, None)
         before, last = wkv5.token_shift(x, reading.packing, last)
         r, k, v, gate = self.project(wkv5.mix(x, before, self.mixes))
-        y, s = wkv5.prefill(r, k, v, *self.parts.decays(), reading.packing, s)
+        y, s = prefill(r, k, v, *self.parts.decays(), reading.packing, s)
         return self.output(wkv5.gated_norm(y, gate, self.parts)), {"last": last, "wkv": s}
 
     def step(self, x: Tensor, stepping: Stepping, state: LayerState) -> Tensor:

@@ -57,6 +57,21 @@ def fla_taylor(name: str, batch: int, length: int, dv: int) -> Callable[[], obje
     return lambda: attend(q, k, v, scale=FEATURE_DIM**-0.5, use_norm=True)
 
 
+def fla_wkv(batch: int, length: int, heads: int, n: int) -> Callable[[], object]:
+    """flash-linear-attention's `chunk_rwkv6`, whose decays may change with every token: RWKV-5's, repeated.
+
+    Raises:
+        MissingPeerError: the package is not installed.
+    """
+    try:
+        from fla.ops.rwkv6 import chunk_rwkv6
+    except ImportError as error:
+        raise MissingPeerError(f"flash-linear-attention ({error})") from error
+    (r, k, v), u = rand(3, batch, length, heads, n), rand(heads, n)
+    log_w = -rand(heads, n).exp().expand(batch, length, heads, n).contiguous()
+    return lambda: chunk_rwkv6(r, k, v, log_w, u, scale=1.0, output_final_state=True)
+
+
 def softmax_attention(backend: SDPBackend, batch: int, length: int, head_dim: int) -> Callable[[], object]:
     """PyTorch's causal attention with heads as wide as the values, by the named kernel alone."""
     q, k, v = (rand(batch, HEADS, length, head_dim) for _ in range(3))
@@ -95,12 +110,13 @@ def taylor_cases() -> Iterator[Case]:
 
 
 def other_cases(batch: int = BATCH, length: int = LENGTH) -> Iterator[Case]:
-    """The other operations of BASED 1.3 B and Mamba 1.3 B over prompts, bf16, from nothing."""
+    """The other operations of BASED, Mamba and RWKV-5 1.3 B over prompts, bf16, from nothing."""
     from ...kernels.rotary.triton_prefill import rotate
     from ...kernels.selective_scan.reference import GatedInputs
     from ...kernels.selective_scan.triton_prefill import gated_prefill
     from ...kernels.short_convolution.triton_prefill import prefill as convolution
     from ...kernels.sliding_window_attention.triton_prefill import prefill as sliding
+    from ...kernels.wkv5.triton_prefill import prefill as wkv5
 
     packing, position = Packing([length] * batch, "cuda"), torch.zeros(batch, dtype=torch.int64, device="cuda")
     n = packing.total
@@ -131,12 +147,21 @@ def other_cases(batch: int = BATCH, length: int = LENGTH) -> Iterator[Case]:
         inputs = GatedInputs(u, dt, z, bc[:, 128:144], bc[:, 144:], bias, a, skip)
         return lambda: gated_prefill(inputs, packing)
 
+    def wkv() -> Callable[[], object]:
+        (r, k, v), log_w, u = rand(3, n, 32, 64), -rand(32, 64, dtype=FLOAT).exp(), rand(32, 64, dtype=FLOAT)
+        return lambda: wkv5(r, k, v, log_w, u, packing)
+
     where = f"{batch} x {length:,}"
     yield Case("short convolution, SiLU, gate", f"{where}, D 3584, K 3", n * 3584 * 2 * 3, short)
     yield Case("rotation of q and k", f"{where}, H 16, head 112", n * 1792 * 2 * 4, rotation)
     yield Case("sliding window, ring out", f"{where}, H 16, head 112, W 129", n * 1792 * 2 * 4, window)
     yield Case("peer: FlashAttention-2 in a window", f"{where}, H 16, head 112, W 129", n * 1792 * 2 * 4, flash_window)
     yield Case("selective scan, softplus, gate", f"{where}, D 4096, N 16", n * 4096 * 2 * 4, scan)
+    heads = f"{where}, H 32, N 64"
+    yield Case("WKV-5, state out", heads, n * 2048 * 2 * 4, wkv)
+    yield Case(
+        "peer: flash-linear-attention, chunk_rwkv6", heads, n * 2048 * 2 * 4, lambda: fla_wkv(batch, length, 32, 64)
+    )
 
 
 class Products(TorchDispatchMode):

@@ -5,10 +5,22 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..devices import has_kernel, in_slots, runs_triton
+from ..packing import Packing
 from . import reference
 from .reference import Heads
 
-LARGEST_HEAD = 128  # of whose state a program has all
+LARGEST_HEAD = 128  # of whose state a program of a step has all
+
+
+def prefill(
+    r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, packing: Packing, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`reference.prefill`."""
+    if runs_triton(r):
+        from .triton_prefill import prefill as fused
+
+        return fused(r, k, v, log_w, u, packing, state)
+    return reference.prefill(r, k, v, log_w, u, packing, state)
 
 
 def mix_step(x: Tensor, mus: Sequence[Tensor], last: Tensor, rows: Tensor | None = None) -> Sequence[Tensor]:

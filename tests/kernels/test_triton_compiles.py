@@ -91,7 +91,7 @@ def compile_all() -> None:
     assert Counter(compiled) == {"_mix": 2, "_wkv": 2, "_filter": 2, "_ssm": 2}, compiled
     compiled.clear()
     compile_prompts()
-    wanted = {"_prefill": 3, "_rotate": 1, "_walk": 4, "_combine": 1, "_prefix": 2}
+    wanted = {"_prefill": 3, "_rotate": 1, "_walk": 4, "_combine": 1, "_prefix": 2, "_recur": 1}
     assert Counter(compiled) == wanted, compiled
 
 
@@ -130,6 +130,7 @@ def compile_prompts() -> None:
     from recall_evals.kernels.sliding_window_attention.triton_prefill import prefill as sliding
     from recall_evals.kernels.taylor_linear_attention.reference import TaylorState, n_features
     from recall_evals.kernels.taylor_linear_attention.triton_prefill import prefill as taylor
+    from recall_evals.kernels.wkv5.triton_prefill import prefill as wkv5
 
     def rand(*shape, dtype=HALF):
         return torch.zeros(shape, dtype=dtype)
@@ -150,6 +151,8 @@ def compile_prompts() -> None:
     s, z = rand(2, 16, n_features(16), 112, dtype=FLOAT), rand(2, 16, n_features(16), dtype=FLOAT)
     state = TaylorState(s, z, rand(2, 16, 16, 16), rand(2, 16, 16, 112))
     taylor(q, k, v, 0.25, packing, position, state, segment=128)
+    r, k, v = rand(tokens, 3, 32, 64).unbind(1)
+    wkv5(r, k, v, rand(32, 64, dtype=FLOAT), rand(32, 64, dtype=FLOAT), packing, rand(2, 32, 64, 64, dtype=FLOAT))
 
 
 @pytest.mark.skipif(

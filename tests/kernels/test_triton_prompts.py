@@ -21,6 +21,7 @@ from recall_evals.kernels.rotary.reference import apply_rotary, rotary_angles
 from recall_evals.kernels.selective_scan import reference as selective_scan
 from recall_evals.kernels.short_convolution import reference as short_convolution
 from recall_evals.kernels.sliding_window_attention import reference as sliding
+from recall_evals.kernels.wkv5 import reference as wkv5
 
 FLOAT, HALF = torch.float32, torch.bfloat16
 MODEL_BOUNDS = {FLOAT: 1e-4, HALF: 5e-2}
@@ -121,12 +122,44 @@ def check_scan(
         assert_close("state", before, before_, dtype)
 
 
+def check_wkv(
+    dtype: torch.dtype, device: str, rounds: list[list[int]], heads: int, n: int,
+    cut: tuple[int, int, int] | None = None,
+) -> None:  # fmt: skip
+    """Decays from almost 1 to 0; and the same bits from every sequence read at once, alone and by smaller programs."""
+    from recall_evals.kernels.wkv5.triton_prefill import DEFAULT, Config, prefill
+
+    inputs, config = Inputs(dtype, device), Config(*cut) if cut else DEFAULT
+    log_w = -torch.linspace(-8.5, 3, heads * n).reshape(heads, n).exp()
+    u_, u = inputs.rand(heads, n, dtype=FLOAT)
+    weights = log_w.to(device), u
+    before_ = before = None
+    read, outputs = [], []
+    for lengths in rounds:
+        x_, x = inputs.rand(sum(lengths), 3, heads + 1, n)
+        given = None if before is None else before.clone()
+        want, before_ = wkv5.recurrent(*x_[:, :, 1:].unbind(1), log_w.double(), u_, Packing(lengths), before_)
+        got, after = prefill(*x[:, :, 1:].unbind(1), *weights, Packing(lengths, device), before, config)
+        assert_close("y", got, want, dtype)
+        assert_close("state", after, before_, FLOAT)
+        assert before is None or torch.equal(before, given), "the state before was changed"
+        before = after
+        read.append(x.split(lengths))
+        outputs.append(got.split(lengths))
+    small = Config(1, config.group + 1)
+    for i in range(len(rounds[0])):
+        x, y = torch.cat([parts[i] for parts in read]), torch.cat([parts[i] for parts in outputs])
+        got, after = prefill(*x[:, :, 1:].unbind(1), *weights, Packing([len(x)], device), None, small)
+        assert torch.equal(got, y) and torch.equal(after[0], before[i]), f"sequence {i}: bits"
+
+
 def check_model(
     dtype: torch.dtype, device: str, name: str, lengths: list[int], cut: list[int], layers: int | None = None
 ) -> None:
     """Prompts read at once, and cut in two: the scores of a copy in float64, and a state from which it can go on."""
     torch.manual_seed(0)
-    model = tiny.build(tiny.changed(tiny.CONFIGS[name], **({"n_layer": layers} if layers else {}))).to(dtype)
+    config = (tiny.CONFIGS | tiny.BASELINES)[name]
+    model = tiny.build(tiny.changed(config, **({"n_layer": layers} if layers else {}))).to(dtype)
     exact, model = copy.deepcopy(model).double(), model.to(device)
     tokens = torch.randint(257, (sum(lengths),))
     want, state = exact.prefill(tokens, lengths)
@@ -165,7 +198,8 @@ SMALL = [
     *((check_scan, case) for case in (
         (FEW, 20, 16, 16, (32, 4, 1)), (FEW, 5, 3, 8, (8, 2, 1)), ([[9, *[3] * 2], [1, 2, 0]], 40, 4, 16),
     )),
-    *((check_model, (name, [7, 2], [3, 1], layers)) for name, layers in (("based", 3), ("mamba", 1))),
+    *((check_wkv, case) for case in ((FEW, 2, 16, (2, 2, 1)), ([[6, 1, 0], [1, 0, 3]], 1, 33, (4, 3, 1)))),
+    *((check_model, (name, [7, 2], [3, 1], layers)) for name, layers in (("based", 3), ("mamba", 1), ("rwkv", None))),
 ]  # fmt: skip
 
 
@@ -176,7 +210,7 @@ def test_pieces_of_a_batch():
     assert len(pieces(Packing([]), 2)) == 0
 
 
-@needs_interpreter("convolutions, rotation, windows and scans of small prompts against their references in float64")
+@needs_interpreter("convolutions, rotation, windows, scans, WKV of small prompts against their references in float64")
 def test_prompts_under_the_interpreter():
     run_interpreted(__file__)
 
@@ -191,7 +225,10 @@ REAL = [
         (LONG, 4, 112, 129), (LONG, 2, 64, 65), (LONG, 1, 20, 7),
     )),
     *((check_scan, case) for case in ((LONG, 256, 16), (LONG, 300, 5, 128), (LONG, 70, 16, 4096))),
-    *((check_model, (name, [500, 150, 50], [300, 1, 49])) for name in ("based", "mamba", "attention")),
+    *((check_wkv, case) for case in (
+        (LONG, 5, 64), (LONG, 4, 64, (8, 2, 1)), (LONG, 2, 128, (4, 4, 1)), (LONG, 5, 20, (1, 3, 1)),
+    )),
+    *((check_model, (name, [500, 150, 50], [300, 1, 49])) for name in ("based", "mamba", "attention", "rwkv")),
 ]  # fmt: skip
 
 
@@ -230,6 +267,7 @@ def test_a_long_prompt_beside_many_short_ones_on_a_gpu():
     from recall_evals.kernels.selective_scan.triton_prefill import gated_prefill
     from recall_evals.kernels.short_convolution.triton_prefill import prefill as convolve
     from recall_evals.kernels.sliding_window_attention.triton_prefill import prefill as slide
+    from recall_evals.kernels.wkv5.triton_prefill import prefill as mix
 
     window, last, short = 100, [200, *[3] * 60], [300_000, *[3] * 60]
     inputs, n = Inputs(HALF, "cuda"), sum(last)
@@ -254,6 +292,11 @@ def test_a_long_prompt_beside_many_short_ones_on_a_gpu():
     sizes = selective_scan.step_sizes(exact(x), bias_)
     want, _ = selective_scan.prefill(exact(x), sizes, -a_.exp(), exact(b), exact(c), skip_, tail)
     assert_close("scan", got[-n:], want * torch.nn.functional.silu(exact(gate)), HALF)
+    heads = [part.unflatten(-1, (2, 64)) for part in wide[:, -384:].chunk(3, dim=-1)]
+    log_w, (u_, u) = -torch.linspace(-5, 1, 128).exp().reshape(2, 64), inputs.rand(2, 64, dtype=FLOAT)
+    got, _ = mix(*heads, log_w.cuda(), u, packing)
+    want, _ = wkv5.recurrent(*map(exact, heads), log_w.double(), u_, tail)
+    assert_close("WKV", got[-n:], want, HALF)
 
 
 if __name__ == "__main__":
