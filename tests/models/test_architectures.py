@@ -130,20 +130,23 @@ def test_matched_configurations_have_the_same_size(name):
     assert abs(model.n_parameters / WANTED[size] - 1) < 0.03, f"{model.n_parameters:,}"
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_those_of_other_libraries_have_that_size_too(size):
-    """Counted here where the library runs on a CPU; of flash-linear-attention, as a GPU counted them."""
-    counted = {row["what"]: row["parameters"] for row in benchmarked() if "parameters" in row}
-    for name in sorted(LIBRARIES):
-        config = matched_config(f"{name}-{size}")
-        assert names_transformers_class(config)
-        parameters = counted[f"{name}-{size}"]
-        if name not in FLA:
-            with torch.device("meta"):
-                kind = named_class(config)
-                network = kind._from_config(kind.config_class(**config))
-            assert parameters == sum(p.numel() for p in network.parameters())
-        assert abs(parameters / WANTED[size] - 1) < 0.03, f"{name}: {parameters:,}"
+@pytest.mark.parametrize("name", [f"{name}-{size}" for name in sorted(LIBRARIES) for size in SIZES])
+def test_those_of_other_libraries_have_that_size_too(name):
+    """Counted here, or, without flash-linear-attention, as a GPU counted them."""
+    config = matched_config(name)
+    assert names_transformers_class(config)
+    measured = next((row["parameters"] for row in benchmarked() if row["what"] == name and "parameters" in row), None)
+    try:
+        kind = named_class(config)
+    except ImportError:
+        if measured is None:
+            pytest.skip(f"no flash-linear-attention, and no benchmark of {name}: would have counted its parameters")
+        counted = measured
+    else:
+        with torch.device("meta"):
+            counted = sum(p.numel() for p in kind._from_config(kind.config_class(**config)).parameters())
+    assert measured in (None, counted)
+    assert abs(counted / WANTED[name.rpartition("-")[2]] - 1) < 0.03, f"{counted:,}"
 
 
 def test_all_configurations_are_named():
