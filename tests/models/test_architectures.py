@@ -113,8 +113,7 @@ def test_the_command_lists_all(outside):
     assert "--model recall" in rows["transformers"]
 
 
-# JRT's are BASED's.
-MATCHED = [f"{name}-{size}" for name in OURS if name not in ("jrt", "transformers", "fla") for size in SIZES]
+MATCHED = [f"{name}-{size}" for name in OURS if name not in ("transformers", "fla") for size in SIZES]
 LIBRARIES = set(FLA) | {"bamba", "falcon_mamba", "jamba", "lfm2", "mamba2", "qwen3_next", "recurrent_gemma", "rwkv4"}
 LIBRARIES |= {"zamba2"}
 WANTED = {"360m": 360e6, "1b": 1.33e9}
