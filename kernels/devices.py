@@ -98,7 +98,8 @@ def slots_of(rows: Tensor | None, x: Tensor) -> Tensor:
         return rows
     key = x.shape[0], x.device
     if key not in _FIRST:
-        made = torch.arange(key[0], device=x.device)
+        with torch.inference_mode(False):
+            made = torch.arange(key[0], device=x.device)
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             return made  # within a graph's memory, where nothing stands before it is replayed
         _FIRST[key] = made

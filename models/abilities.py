@@ -20,7 +20,7 @@ HEAD, STEPS, TAIL = 70, 6, 66  # tokens: kernels in chunks of 64 are seen to beg
 # Largest difference between two exact ways, in parts of the largest hidden value.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.03}
 TOLERANCE_TF32 = 1e-2  # products of float32 on a GPU
-MOST = 0.3  # what is wrong differs by more: a state that was not gone on from, by 0.4 to 0.8
+LARGEST_BOUND = 0.3  # what is wrong differs by more: a state that was not gone on from, by 0.4 to 0.8
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def find_abilities(network: CausalNetwork, vocabulary: int, positions: int | Non
     ids, head = _tokens(network, vocabulary, positions)
     whole = [_whole(network, row) for row in ids]
     rounding = _rounding(network, ids[0], whole[0])
-    bound = max(_bound(network), min(MOST, 2 * rounding))
+    bound = max(_bound(network), min(LARGEST_BOUND, 2 * rounding))
     try:
         noise, why = _steps(network, ids[0], whole[0], head), ""
     except Exception as error:  # as in `_tried`; what is missing is worth saying
@@ -66,7 +66,7 @@ def find_abilities(network: CausalNetwork, vocabulary: int, positions: int | Non
         network.form = HistoryForm()
         limits.append(f"its cache does not go on as the whole prompt would: for each new token all are read again{why}")
     able = Abilities()
-    bound = min(max(bound / 10, 3 * noise, rounding), MOST) if noise <= bound else bound
+    bound = min(max(bound / 10, 3 * noise, rounding), LARGEST_BOUND) if noise <= bound else bound
     for name, probe in (("batches", _batches), ("splits", _splits), ("mixes", _mixes), ("packs", _packs)):
         network.abilities = replace(able, **{name: True})
         if _tried(partial(probe, network, ids, whole, head)) <= bound:
@@ -88,13 +88,13 @@ def can_be_captured(network: CausalNetwork, logits: Callable[[Tensor], Tensor], 
     if not (network.steps_on_device and network.embedding.weight.is_cuda):
         return False
     ids, head = _tokens(network, vocabulary, None)
-    _, state = network.prefill(ids[:, :head].reshape(-1), Packing([head] * 2, ids.device), None)
-    held, spent, tokens = state.select([0, 1]), state.select([0, 1]), ids[:, head].clone()
-    rows = torch.arange(2, device=ids.device)
-    # Kernels are compiled, and tuned, by the steps that are not captured.
-    want = [logits(network.step(column, state, rows)) for column in ids[:, head : head + STEPS].T]
 
     def replayed() -> float:
+        _, state = network.prefill(ids[:, :head].reshape(-1), Packing([head] * 2, ids.device), None)
+        held, spent, tokens = state.select([0, 1]), state.select([0, 1]), ids[:, head].clone()
+        rows = torch.arange(2, device=ids.device)
+        # Kernels are compiled, and tuned, by the steps that are not captured.
+        want = [logits(network.step(column, state, rows)) for column in ids[:, head : head + STEPS].T]
         mode = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")  # a step that waits is refused before a capture could be spoilt by it
         try:

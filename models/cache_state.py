@@ -1,6 +1,7 @@
 """States made of other libraries' caches: rows are copied out of them, joined, and written back.
 
-What a library does to the cache it was given thus touches no state.
+What a library does to the cache it was given thus touches no state, but where all rows of a state that does not grow
+are stepped: there it is given the state's own tensors, in which the step's result belongs (`put_rows`).
 """
 
 from collections.abc import Sequence

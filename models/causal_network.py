@@ -172,10 +172,11 @@ class CausalNetwork(nn.Module):
         return self.abilities.batches and self.abilities.mixes and not self.form.grows
 
     def _step_on_device(self, tokens: Tensor, state: CacheState, rows: Tensor | None) -> Tensor:
-        """All rows lend the network their own tensors, some of them copies; idle slots are stepped with the others."""
+        """`step`, idle slots too. For all rows the network is lent the state's own tensors, for some of them copies."""
         layers = state.layers if rows is None else take_rows(state.layers, rows)
         position = state.position if rows is None else state.position[rows]
-        options = {self.form.argument: self.form.cache(layers, 1)}  # of how many tokens makes no difference to it
+        # One that goes by how many tokens its cache says it holds, here always 1, was found not to mix positions.
+        options = {self.form.argument: self.form.cache(layers, 1)}
         if self._takes_positions:
             options["position_ids"] = position[:, None]
         output = self.base(input_ids=tokens[:, None], use_cache=True, return_dict=True, **options)

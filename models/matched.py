@@ -1,9 +1,8 @@
 """Configurations of equal size, one an architecture: `models/configs/`, of 360 million and 1.3 billion parameters.
 
 Those of attention, BASED and Mamba are the released ones, JRT's are BASED's with an encoder of 1,024 positions and a
-layer less. H3's are its paper's (355M and 1.3B, two attention layers),
-Hyena's the paper's depth and widths (355M; 1.3B likewise, twice as wide), RWKV-5's the released widths and as many
-layers as give the size with GPT-2's vocabulary.
+layer less. H3's are its paper's (355M and 1.3B, two attention layers), Hyena's the paper's depth and widths (355M; 1.3B
+likewise, twice as wide), RWKV-5's the released widths and as many layers as give the size with GPT-2's vocabulary.
 
 Those of Transformers and flash-linear-attention are in the form their classes read, with that vocabulary and one matrix
 for embedding and head: the widths and heads of the papers or released models (GLA's of arXiv 2312.06635, Gated

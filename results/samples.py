@@ -86,8 +86,8 @@ def _sample(said: Mapping[str, Any]) -> Sample:
     }
     first, *others = said["arguments"].values()
     answers = said["filtered_resps"]
-    if others and len(answers) == len(others) + 1:  # choices: log-likelihoods, and whether each is the greedy text
-        answers = [_likeliest([given["arg_1"] for given in (first, *others)], answers)]
+    if others and isinstance(first.get("arg_1"), str) and len(answers) == len(others) + 1:  # of texts: choices
+        answers = [_likeliest([first, *others], answers)]
     return Sample(
         id=int(said["doc_id"]),
         hashes=tuple(str(said[name]) for name in HASHES),
@@ -101,9 +101,16 @@ def _sample(said: Mapping[str, Any]) -> Sample:
     )
 
 
-def _likeliest(choices: Sequence[str], answers: Sequence[Sequence[Any]]) -> str:
-    """`acc_norm` may choose another, by the likelihood of a character."""
-    return choices[max(range(len(choices)), key=lambda i: float(answers[i][0]))]
+def _likeliest(asked: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[Any]]) -> str:
+    """Of the choices asked after the same text, the one of the greatest log-likelihood.
+
+    `acc_norm` may choose another, by the likelihood of a character; `acc_mutual_info` asks each without the text too.
+
+    Args:
+        answers: a log-likelihood each, and whether the choice is the greedy text.
+    """
+    alike = [i for i, given in enumerate(asked) if given["arg_0"] == asked[0]["arg_0"]]
+    return str(asked[max(alike, key=lambda i: float(answers[i][0]))]["arg_1"])
 
 
 def _document(said: Mapping[str, Any], metrics: set[str]) -> str | None:

@@ -28,7 +28,8 @@ class BenchError(ValueError):
 def bench(what: str, only: str | None, output: Path | None) -> None:
     """Run `what`, a name of PARTS, or of it what `only` names by comma; write the result into `output`.
 
-    `matched`, which takes many minutes, goes on from the rows that `output` has of the same card and versions.
+    `matched`, which takes many minutes, goes on from the rows that `output` has of the same `what` and `only`, card and
+    versions; of those, what was skipped is tried again.
 
     Raises:
         BenchError: no CUDA device, or an unknown name.
@@ -49,14 +50,15 @@ def bench(what: str, only: str | None, output: Path | None) -> None:
         "kernels": lambda: _kernels(parts, copy),
         "drift": drift.rows,
         "decode": lambda: decode.rows(copy, parts),
-        "matched": lambda: matched.rows(parts, copy, [row["what"] for row in result["rows"]]),
+        "matched": lambda: matched.rows(parts, copy, [row["what"] for row in kept if "skipped" not in row]),
         "prefill": lambda: prefill.rows(copy, parts),
         "eval": lambda: evaluation.rows(parts),
     }
     key = what if only is None else f"{what} --only {only}"
-    result["rows"] = kept_rows(output, key, result["machine"]) if what == "matched" else []
+    kept = kept_rows(output, key, result["machine"]) if what == "matched" else []
+    result["rows"] = list(kept)
     for row in runs[what]():
-        result["rows"].append(row)
+        result["rows"] = [old for old in result["rows"] if old not in kept or old["what"] != row["what"]] + [row]
         print(json.dumps(row), flush=True)
         if output is not None:  # a run that is cut off leaves what it has
             keep(output, key, result)

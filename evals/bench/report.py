@@ -49,9 +49,10 @@ def keep(file: Path, part: str, result: dict[str, Any]) -> None:
 
 
 def kept_rows(file: Path | None, part: str, machine: dict[str, Any]) -> list[Row]:
-    """The rows of a part that were measured before on such a machine, of any commit; without those that failed."""
+    """The rows of a part that were measured before on such a machine; those of another commit name it."""
     kept = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.exists() else {}
     before = kept.get(part, {"machine": {}, "rows": []})
     if {**before["machine"], "commit": None} != {**machine, "commit": None}:
         return []
-    return [row for row in before["rows"] if "skipped" not in row]
+    commit = before["machine"].get("commit")
+    return [row if commit == machine["commit"] else {"commit": commit} | row for row in before["rows"]]

@@ -44,7 +44,7 @@ def test_uneven_requests_with_and_without_refilling():
 @pytest.mark.parametrize("name", ["ours", "mamba", "rwkv", "without a cache"])
 def test_architectures_of_equal_size_are_measured_as_far_as_they_can(name, monkeypatch):
     monkeypatch.setattr(matched, "READ", ((1, 70), (2, 80)))
-    monkeypatch.setattr(matched, "WELL", 0.0)
+    monkeypatch.setattr(matched, "WELL", float("inf"))  # what no library reaches
     monkeypatch.setattr(matched, "NEW", 4)
     if name == "ours":
         model: Any = tiny.build(tiny.MAMBA)
@@ -52,7 +52,8 @@ def test_architectures_of_equal_size_are_measured_as_far_as_they_can(name, monke
         cached = name != "without a cache"
         model = TransformersModel(causal.build(name if cached else "mamba"), cached)
     row = matched.measured(model, 1e9)
-    assert row["read"] == "2 x 80" and row["read_tokens_per_ms"] > 0 and not row["in_cuda_graphs"]
+    assert row["read"] == ("2 x 80" if name == "ours" else "1 x 70")
+    assert row["read_tokens_per_ms"] > 0 and not row["in_cuda_graphs"]
     assert row["runs_in"] == ("recall-evals" if name == "ours" else "Transformers")
     if name == "without a cache":
         assert row["skipped"].startswith("decoding: cache=false: for each new token all") and "tokens_per_ms" not in row
@@ -62,12 +63,39 @@ def test_architectures_of_equal_size_are_measured_as_far_as_they_can(name, monke
     assert row["state_bytes_2048"] == one.nbytes or name == "without a cache"
 
 
+def test_prompts_that_do_not_fit_are_forked_and_a_row_that_breaks_ends_no_run(monkeypatch):
+    ours = matched.our_row
+
+    def full(*args: Any, forked: bool = False) -> report.Row:
+        if not forked:
+            raise torch.OutOfMemoryError
+        return ours(*args, forked=forked)
+
+    def broken(config: dict[str, Any], device: str) -> Any:
+        raise AssertionError("head_dim")
+
+    monkeypatch.setattr(matched, "our_row", full)
+    monkeypatch.setattr(matched, "NEW", 4)
+    monkeypatch.setattr(matched, "READ", ((1, 8),))
+    monkeypatch.setattr(matched, "random_model", lambda config, device: tiny.build(tiny.MAMBA))
+    (row,) = matched.rows({"mamba-1b"}, 1e9)
+    assert row["forked"] and row["batch"] == matched.BATCH and row["tokens_per_ms"] > 0
+    monkeypatch.setattr(matched, "random_model", broken)
+    found = list(matched.rows({"gla-1b", "360m"}, 1e9, ["mamba-360m"]))
+    assert {"what": "gla-1b", "skipped": "AssertionError: head_dim"} in found
+    assert "mamba-360m" not in [row["what"] for row in found] and len(found) == len(matched.matched_names()) // 2
+
+
 def test_a_benchmark_goes_on_from_what_such_a_machine_measured(tmp_path):
     file, machine = tmp_path / "h200.json", {"card": "H200", "torch": "2.11", "commit": "a"}
     rows = [{"what": "gla-1b", "tokens_per_ms": 1.0}, {"what": "mamba3-1b", "skipped": "no kernels"}]
     assert report.kept_rows(None, "matched", machine) == report.kept_rows(file, "matched", machine) == []
     report.keep(file, "matched", {"machine": machine, "rows": rows})
-    assert report.kept_rows(file, "matched", machine | {"commit": "b"}) == rows[:1]
+    assert report.kept_rows(file, "matched", machine) == rows
+    later = report.kept_rows(file, "matched", machine | {"commit": "b"})
+    assert later == [{"commit": "a"} | row for row in rows]
+    report.keep(file, "matched", {"machine": machine | {"commit": "b"}, "rows": later})
+    assert report.kept_rows(file, "matched", machine | {"commit": "c"}) == later, "each keeps the commit it is of"
     assert report.kept_rows(file, "matched", machine | {"card": "H100"}) == []
 
 
