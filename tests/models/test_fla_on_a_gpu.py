@@ -137,6 +137,8 @@ def test_answers_are_those_of_lm_evals_hf(name, tmp_path):
     from lm_eval.models.huggingface import HFLM
 
     model = build(name)
+    if name == "mamba3" and not find_spec("cutlass"):
+        pytest.skip("lm-eval's hf can't take Mamba-3's single steps without nvidia-cutlass-dsl; would compare answers")
     folder = causal.save(tmp_path / name, model)
     if name == "mamba2":  # Transformers' own class, unless flash-linear-attention's was imported before it
         assert json.loads((folder / "config.json").read_text())["model_type"] == "mamba2"
