@@ -41,10 +41,8 @@ def models() -> None:
     headers = ["architecture", "reads", "parameters", f"bytes of state at {LENGTH:,} tokens", "runs on", "needs"]
     align = ("left", "left", "right", "right", "left", "left")
     print(tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=align))
-    print(
-        "\nParameters and state of one sequence: of the 1.3 B configurations in models/configs, in bfloat16; those of"
-    )
-    print("flash-linear-attention as measured on a GPU (results/benchmarks), the others from their tensors, now.")
+    print("\nParameters and state of one sequence in bfloat16, of the 1.3 B configurations in models/configs:")
+    print("from their tensors, now; of flash-linear-attention as measured on a GPU (results/benchmarks).")
 
 
 @torch.inference_mode()

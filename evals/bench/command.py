@@ -58,7 +58,9 @@ def bench(what: str, only: str | None, output: Path | None) -> None:
     kept = kept_rows(output, key, result["machine"]) if what == "matched" else []
     result["rows"] = list(kept)
     for row in runs[what]():
-        result["rows"] = [old for old in result["rows"] if old not in kept or old["what"] != row["what"]] + [row]
+        if what == "matched":  # in the place of one that was skipped
+            result["rows"] = [old for old in result["rows"] if old["what"] != row["what"]]
+        result["rows"].append(row)
         print(json.dumps(row), flush=True)
         if output is not None:  # a run that is cut off leaves what it has
             keep(output, key, result)

@@ -1,7 +1,9 @@
 """What others do in the place of our kernels: written from their equations, or imported from their packages."""
 
 from collections.abc import Callable
+from importlib import import_module
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,18 @@ def failure(error: Exception) -> str:
     """What a row says of a peer that broke: which must not end the run."""
     first, *_ = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {first[:200]}"
+
+
+def fla(module: str) -> Any:
+    """A module of flash-linear-attention.
+
+    Raises:
+        MissingPeerError: the package is not installed.
+    """
+    try:
+        return import_module(f"fla.{module}")
+    except ImportError as error:
+        raise MissingPeerError(f"flash-linear-attention ({error})") from error
 
 
 def original_features(x: Tensor) -> Tensor:
@@ -38,10 +52,7 @@ def fla_step() -> Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]], Tens
     Raises:
         MissingPeerError: the package is not installed.
     """
-    try:
-        from fla.ops.linear_attn import fused_recurrent_linear_attn
-    except ImportError as error:
-        raise MissingPeerError(f"flash-linear-attention ({error})") from error
+    fused_recurrent_linear_attn = fla("ops.linear_attn").fused_recurrent_linear_attn
 
     def step(q: Tensor, k: Tensor, v: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
         q, k = (original_features(x)[:, None] for x in (q, k))  # sequence first, then heads

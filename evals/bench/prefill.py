@@ -14,7 +14,7 @@ from ...kernels.packing import Packing
 from ...kernels.taylor_linear_attention.reference import n_features
 from ...models.sequence_model import SequenceModel
 from .kernels import FLOAT, HALF, Case, measure
-from .peers import MissingPeerError, failure
+from .peers import failure, fla
 from .shapes import BASED_1B, LLAMA_1B, MAMBA_1B, random_model
 from .timing import microseconds
 
@@ -47,11 +47,7 @@ def fla_taylor(name: str, batch: int, length: int, dv: int) -> Callable[[], obje
     Raises:
         MissingPeerError: the package is not installed.
     """
-    try:
-        from fla.ops import based
-    except ImportError as error:
-        raise MissingPeerError(f"flash-linear-attention ({error})") from error
-    attend = getattr(based, name)
+    attend = getattr(fla("ops.based"), name)
     q, k = (rand(batch, length, HEADS, FEATURE_DIM) for _ in range(2))  # sequence first, then heads
     v = rand(batch, length, HEADS, dv)
     return lambda: attend(q, k, v, scale=FEATURE_DIM**-0.5, use_norm=True)
@@ -63,10 +59,7 @@ def fla_wkv(batch: int, length: int, heads: int, n: int) -> Callable[[], object]
     Raises:
         MissingPeerError: the package is not installed.
     """
-    try:
-        from fla.ops.rwkv6 import chunk_rwkv6
-    except ImportError as error:
-        raise MissingPeerError(f"flash-linear-attention ({error})") from error
+    chunk_rwkv6 = fla("ops.rwkv6").chunk_rwkv6
     (r, k, v), u = rand(3, batch, length, heads, n), rand(heads, n)
     log_w = -rand(heads, n).exp().expand(batch, length, heads, n).contiguous()
     return lambda: chunk_rwkv6(r, k, v, log_w, u, scale=1.0, output_final_state=True)

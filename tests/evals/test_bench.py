@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import causal
 import tiny
-from recall_evals.evals.bench import decode, matched, peers, report, shapes
+from recall_evals.evals.bench import command, decode, matched, peers, report, shapes
 from recall_evals.evals.cli import app
 from recall_evals.kernels.taylor_linear_attention import reference as taylor
 from recall_evals.models.transformers_model import TransformersModel
@@ -97,6 +97,24 @@ def test_a_benchmark_goes_on_from_what_such_a_machine_measured(tmp_path):
     report.keep(file, "matched", {"machine": machine | {"commit": "b"}, "rows": later})
     assert report.kept_rows(file, "matched", machine | {"commit": "c"}) == later, "each keeps the commit it is of"
     assert report.kept_rows(file, "matched", machine | {"card": "H100"}) == []
+
+
+def test_what_was_skipped_is_measured_again_and_replaced(tmp_path, monkeypatch):
+    file, machine, asked = tmp_path / "h200.json", {"card": "H200", "commit": "a"}, []
+    rows = [{"what": "gla-1b", "tokens_per_ms": 1.0}, {"what": "mamba3-1b", "skipped": "no kernels"}]
+    report.keep(file, "matched", {"machine": machine, "rows": rows})
+
+    def measured(parts, copy, done):
+        asked.append(done)
+        yield {"what": "mamba3-1b", "tokens_per_ms": 2.0}
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(command, "provenance", lambda: machine)
+    monkeypatch.setattr(command, "ceilings", lambda: {"copy": 1.0, "multiply": 1.0})
+    monkeypatch.setattr(matched, "rows", measured)
+    command.bench("matched", None, file)
+    assert asked == [["gla-1b"]]
+    assert json.loads(file.read_text())["matched"]["rows"] == [rows[0], {"what": "mamba3-1b", "tokens_per_ms": 2.0}]
 
 
 def test_shapes_are_those_of_the_released_models():
