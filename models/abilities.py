@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..kernels.packing import Packing
 from .cache_forms import FLAForm, HistoryForm
 from .causal_network import Abilities, CausalNetwork
-from .errors import ConfigurationError
+from .errors import ConfigurationError, first_line
 
 log = logging.getLogger("lm_eval.models.recall_evals")
 
@@ -61,7 +61,7 @@ def find_abilities(network: CausalNetwork, vocabulary: int, positions: int | Non
     try:
         noise, why = _steps(network, ids[0], whole[0], head), ""
     except Exception as error:  # as in `_tried`; what is missing is worth saying
-        noise, why = float("inf"), f" ({str(error).strip().partition(chr(10))[0] or type(error).__name__})"
+        noise, why = float("inf"), f" ({first_line(error)})"
     if not noise <= bound:
         network.form = HistoryForm()
         limits.append(f"its cache does not go on as the whole prompt would: for each new token all are read again{why}")

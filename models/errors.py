@@ -11,3 +11,8 @@ class ConfigurationError(ModelError):
 
 class CheckpointError(ModelError):
     """Weights that are absent, unreadable or don't fit their configuration."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of another library's error what its message begins with, or, without one, its kind."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -4,7 +4,7 @@ import errno
 import re
 from pathlib import Path
 
-from .errors import CheckpointError
+from .errors import CheckpointError, first_line
 
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
@@ -106,4 +106,4 @@ def _one_line(error: BaseException) -> str:
 
     if isinstance(error, HfHubHTTPError):  # its own text holds the address, with the signature that opens the file
         return f"{error.response.status_code} {error.response.reason_phrase}"
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return first_line(error)

@@ -11,7 +11,7 @@ import torch
 
 from .architectures import FLA, detect_architecture
 from .checkpoint import Checkpoint
-from .errors import CheckpointError, ConfigurationError
+from .errors import CheckpointError, ConfigurationError, first_line
 from .fields import shown
 from .hub import fetch_from_hub
 from .loading import load_checkpoint
@@ -151,8 +151,7 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
             **where, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except Exception as error:  # whatever a class raises for a configuration or a file that it can't read
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{checkpoint.source}: Transformers can't load it ({reason})") from error
+        raise CheckpointError(f"{checkpoint.source}: Transformers can't load it ({first_line(error)})") from error
     missing = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
     if missing:
         raise CheckpointError(

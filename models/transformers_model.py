@@ -16,7 +16,7 @@ from .abilities import can_be_captured, demand_causal, find_abilities
 from .cache_forms import HistoryForm, find_form, first_read
 from .cache_state import CacheState
 from .causal_network import CausalNetwork
-from .errors import ConfigurationError
+from .errors import ConfigurationError, first_line
 from .sequence_model import SequenceModel
 from .state import State
 
@@ -88,10 +88,9 @@ class TransformersModel(SequenceModel):
             raise self._unread("a longer prompt", error) from error
 
     def _unread(self, what: str, error: Exception) -> ConfigurationError:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         return ConfigurationError(
-            f"{type(self.network.base).__name__} can't read {what} here ({reason}); correct config.json, or try "
-            "another dtype or version of its library"
+            f"{type(self.network.base).__name__} can't read {what} here ({first_line(error)}); correct config.json, or "
+            "try another dtype or version of its library"
         )
 
     @torch.no_grad()
