@@ -3,7 +3,8 @@
 Each check measures the largest difference between two ways to the same result and holds it against a bound. In float32
 and better the bounds are those of the design: logits within 1e-5, log-likelihoods within 1e-4, the same texts but where
 the two best logits lie within 1e-4 of each other. In half precision no such promise can be kept; there the bounds only
-tell rounding from faults, and differing texts are counted without a bound.
+tell rounding from faults, and differing texts are counted without a bound. What counts is the dtype that the model's
+kernels compute in (`SequenceModel.arithmetic`).
 """
 
 import math
@@ -127,7 +128,7 @@ class _Gate:
         self.vocabulary = min(model.config.get("vocab_size") or rows, rows)
         self.whole = max(1, model.shortest_split)  # the shortest prefix that may be read by itself
         self.most = model.positions or 10**9
-        self.logits_bound = LOGITS.get(model.dtype, 1e-5)
+        self.logits_bound = LOGITS.get(model.arithmetic, 1e-5)
         if self.most < self.whole + 24:
             raise ValueError(f"the model holds {self.most} positions; the gate needs {self.whole + 24}")
 
@@ -237,7 +238,7 @@ class _Gate:
             engine.generate(shuffled.sample(jobs, len(jobs)))
             ties += engine.meter.near_ties
             differ += sum(j.tokens != w and not j.near_ties for j, w in zip(jobs, want, strict=True))
-        bound = 0 if self.model.dtype in (torch.float32, torch.float64) else None
+        bound = 0 if self.model.arithmetic in (torch.float32, torch.float64) else None
         compared = f"{len(prompts)} requests in 4 ways of slots, order, sharing; {ties} near ties"
         return Finding("order and neighbours irrelevant: texts", differ, bound, "texts", compared)
 
@@ -257,7 +258,7 @@ class _Gate:
         return Finding(name, worst.value, 10 * self.logits_bound, "log-likelihood", compared)
 
     def layers(self) -> Finding:
-        check, bound = "kernels = float64 oracle", LAYERS.get(self.model.dtype, 1e-5)
+        check, bound = "kernels = float64 oracle", LAYERS.get(self.model.arithmetic, 1e-5)
         if not self.model.on_cpu:
             return Finding(check, None, bound, "relative", "its kernels run on a GPU alone, where there is no float64")
         first = self.tokens(30, 5, 17)

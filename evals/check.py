@@ -16,7 +16,8 @@ def check(source: str, revision: str | None, device: str, dtype: str) -> bool:
     began = time.perf_counter()
     where = parse_device(device)
     model = load_model(source, revision=revision, dtype=parse_dtype(dtype, where), device=where)
-    name = str(model.dtype).removeprefix("torch.")
+    name, rounds = (str(dtype).removeprefix("torch.") for dtype in (model.dtype, model.arithmetic))
+    name += "" if rounds == name else f" with kernels in {rounds}"
     card = f" ({torch.cuda.get_device_name(where)})" if where.type == "cuda" else ""
     print(f"{source}: {model.architecture}, {model.n_parameters:,} parameters, {name}, {where}{card}")
     print(f"torch {torch.__version__}, Python {sys.version.split()[0]}\n", flush=True)

@@ -76,6 +76,9 @@ def find_abilities(network: CausalNetwork, vocabulary: int, positions: int | Non
         limits.append("it goes on from a state one token at a time only: prompts share no prefix")
     if not able.batches:
         limits.append("several sequences in a batch are not answered as one: each is read and stepped alone")
+    if network.arithmetic != network.embedding.weight.dtype:
+        rounded = str(network.arithmetic).removeprefix("torch.")
+        limits.append(f"its kernels round to {rounded} whatever its dtype: its answers are no more exact than in that")
     return limits
 
 
@@ -130,10 +133,9 @@ def _tokens(network: CausalNetwork, vocabulary: int, positions: int | None) -> t
 
 
 def _bound(network: CausalNetwork) -> float:
-    weight = network.embedding.weight
-    if weight.is_cuda and weight.dtype == torch.float32:
+    if network.embedding.weight.is_cuda and network.arithmetic == torch.float32:
         return TOLERANCE_TF32
-    return TOLERANCE.get(weight.dtype, 1e-4)
+    return TOLERANCE.get(network.arithmetic, 1e-4)
 
 
 def _whole(network: CausalNetwork, ids: Tensor) -> Tensor:

@@ -190,6 +190,24 @@ class FLAForm(CacheForm):
         return cache
 
 
+class Mamba3Form(FLAForm):
+    """Mamba-3's: the last key and value of a prompt come in float32 and bfloat16, and leave in the weights' dtype.
+
+    Its kernel for single steps takes no other (flash-linear-attention 0.6.0 with mamba-ssm 2.3.2).
+    """
+
+    def __init__(self, argument: str, cache: Any, network: Any):
+        super().__init__(argument, cache)
+        self._dtype = network.get_input_embeddings().weight.dtype
+
+    def layers(self, cache: Any) -> Layers:
+        found = super().layers(cache)
+        for tensors in found:
+            for name in ("recurrent_state.2", "recurrent_state.3"):  # uncopied, the key would hold those of its chunk
+                tensors[name] = tensors[name].to(self._dtype).contiguous()
+        return found
+
+
 def _shape(held: Any, kind: str) -> str | list[str]:
     """The names of what an entry of FLA's holds: of its one tensor, or of each in a list."""
     if isinstance(held, Tensor):
@@ -232,7 +250,7 @@ def first_read(network: Any, tokens: Tensor) -> tuple[Any, str, Any]:
     return output, "past_key_values", given
 
 
-def find_form(argument: str, cache: Any, network: nn.Module) -> CacheForm:
+def find_form(argument: str, cache: Any, network: Any) -> CacheForm:
     """The form of a cache that `network` has used.
 
     Raises:
@@ -245,6 +263,8 @@ def find_form(argument: str, cache: Any, network: nn.Module) -> CacheForm:
     if type(cache).__module__.startswith("fla."):
         if not hasattr(cache, "layers") or not all(hasattr(layer, "state") for layer in cache.layers):
             raise unknown(type(cache).__name__)
+        if network.config.model_type == "mamba3":
+            return Mamba3Form(argument, cache, network)
         return FLAForm(argument, cache)
     return LayeredForm(argument, cache)
 

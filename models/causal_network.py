@@ -18,6 +18,8 @@ from .cache_state import CacheState, Layers, begin_together, join, put, put_rows
 
 # Of flash-linear-attention, those with a mode that reads any number of tokens as single steps do.
 RECURRENT = {"GatedLinearAttention", "MultiScaleRetention", "DeltaNet", "GatedDeltaNet", "RWKV6Attention"}
+# By `model_type`: mamba-ssm's kernel for Mamba-3's prompts rounds queries, keys, values, angles and gates to it.
+ROUNDS_TO = {"mamba3": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,12 @@ class CausalNetwork(nn.Module):
     def embedding(self) -> nn.Embedding:
         body: Any = self.causal
         return body.get_input_embeddings()
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """The coarser of the weights' dtype and of what the library's kernels round to whatever that is."""
+        dtype = self.embedding.weight.dtype
+        return max(dtype, ROUNDS_TO.get(self.base.config.model_type, dtype), key=lambda kind: torch.finfo(kind).eps)
 
     @property
     def base(self) -> Any:

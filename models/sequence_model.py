@@ -134,3 +134,8 @@ class SequenceModel(nn.Module, ABC):
     @property
     def dtype(self) -> torch.dtype:
         return self.embedding.weight.dtype
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """The coarsest dtype that it rounds to: its weights', unless a library's kernels round to a coarser one."""
+        return self.dtype

@@ -158,15 +158,18 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
             f"{checkpoint.source}: the weights don't fit config.json: missing or of another shape: "
             f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}; take both from the same release"
         )
-    return in_one_dtype(model, dtype).to(device).eval().requires_grad_(False)
+    return mended(model, dtype).to(device).eval().requires_grad_(False)
 
 
-def in_one_dtype(model: Any, dtype: torch.dtype) -> Any:
-    """The model, its vectors all of the `dtype` of its weights.
+def mended(model: Any, dtype: torch.dtype) -> Any:
+    """The model, without what goes wrong between flash-linear-attention's classes of Mamba and Transformers' loading.
 
-    flash-linear-attention makes Mamba's norms in float32, and what they give would then meet weights of `dtype`.
+    Their norms are made in float32, and what those give would meet weights of `dtype`. Mamba-3's single steps multiply
+    by a buffer of ones that no checkpoint holds and loading leaves as memory was.
     """
     for part in model.modules():
         if type(part).__module__.startswith("fla.models.mamba") and hasattr(part, "residual_in_fp32"):
             part.norm.to(dtype)
+        if (ones := getattr(part, "_siso_proj", None)) is not None:
+            ones.fill_(1.0)
     return model

@@ -115,6 +115,10 @@ class TransformersModel(SequenceModel):
     def embedding(self) -> nn.Embedding:
         return self._embedding[0]
 
+    @property
+    def arithmetic(self) -> torch.dtype:
+        return self.network.arithmetic
+
     def extend(
         self, tokens: Tensor, packing: Packing, state: State | None, pads: Tensor | None = None
     ) -> tuple[Tensor, State]:

@@ -18,7 +18,7 @@ PARTS = {*SIZES, *matched_names()}
 BATCH, PROMPT, NEW = 128, 4, 252
 LENGTH = 2048  # of the sequence whose state is measured
 READ = (1, 512), (8, 2048)  # sequences and tokens of prompts
-WELL = 4  # tokens a ms; below, the first of these will do for a library
+WELL = 4  # tokens a ms; below, the first of these will do for Transformers
 
 
 def rows(parts: set[str], copy_rate: float, done: Iterable[str] = ()) -> Iterator[Row]:
@@ -75,7 +75,7 @@ def state_bytes(model: SequenceModel) -> int:
 def reading_rate(model: SequenceModel) -> Row:
     """Tokens a millisecond of `prefill`, the second time, when all is compiled; of the longest prompts it takes well.
 
-    Where a library reads states in PyTorch, a token at a time or with much memory, one short prompt must do.
+    Where Transformers reads states in PyTorch, a token at a time or with much memory, one short prompt must do.
     """
     width = min(VOCABULARY, model.embedding.num_embeddings)
     generator, row = torch.Generator(model.device).manual_seed(0), Row()
@@ -92,7 +92,7 @@ def reading_rate(model: SequenceModel) -> Row:
         except torch.OutOfMemoryError:
             break
         row = {"read": f"{batch} x {length:,}", "read_tokens_per_ms": tokens.numel() / seconds / 1000}
-        if row["read_tokens_per_ms"] < WELL and isinstance(model, TransformersModel):
+        if row["read_tokens_per_ms"] < WELL and _code(model) == "Transformers":
             break
     return row
 

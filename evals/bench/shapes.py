@@ -8,7 +8,7 @@ import torch
 from ...models.loading import detect_architecture, model_class
 from ...models.matched import matched_config
 from ...models.sequence_model import SequenceModel
-from ...models.transformers_loading import in_one_dtype, named_class, names_transformers_class
+from ...models.transformers_loading import mended, named_class, names_transformers_class
 from .peers import MissingPeerError
 
 BASED_1B, MAMBA_1B = matched_config("based-1b"), matched_config("mamba-1b")
@@ -65,7 +65,7 @@ def _library_model(config: dict[str, Any], device: str, dtype: torch.dtype) -> S
     torch.manual_seed(0)
     with torch.device(device):
         network = kind._from_config(kind.config_class(**config), dtype=dtype)
-    return TransformersModel(in_one_dtype(network, dtype).eval().requires_grad_(False)).eval()
+    return TransformersModel(mended(network, dtype).eval().requires_grad_(False)).eval()
 
 
 def largest_batch(sequence_bytes: int, held: int, step: int = 8) -> int:

@@ -3,7 +3,9 @@ test_transformers_models.py.
 
 Its kernels are told to multiply float32 as it is, not in TF32. They still sum a chunk in another order than single
 steps do, which came to 3e-5 of the largest score (RWKV-7's): so equality is to 1e-4 of it here, and to 1e-3 of a
-log-likelihood; a choice whose two best scores lie nearer than that may be either.
+log-likelihood; a choice whose two best scores lie nearer than that may be either. Mamba-3's kernel for prompts rounds
+to bfloat16 whatever it is given, its steps don't: they came to 2e-2 of each other (5e-7 with the rounding taken out of
+the kernel), so equality is to 5e-2 there; a state that is not gone on from differs by 0.4.
 """
 
 import json
@@ -40,10 +42,11 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "rwkv6": ("RWKV6", {"num_heads": 2}),
     "rwkv7": ("RWKV7", {"head_dim": 64}),
     "mamba2": ("Mamba2", {"head_dim": 32, "num_heads": 8, "state_size": 32, "expand": 2}),
-    "mamba3": ("Mamba3", {"head_dim": 32, "num_heads": 8, "state_size": 32, "expand": 2}),
+    "mamba3": ("Mamba3", {"head_dim": 64, "num_heads": 8, "state_size": 64, "expand": 4}),
 }
 PACKED = {"gla", "delta_net", "gated_deltanet"}  # variable lengths and states in one call; RWKV-7 in half precision
-TIE = 1e-3
+STEMS = ["The quick brown fox", "A page about naïve café. " * 6, "Report K12.\n\nA. Number:" * 3]
+SINGLE = {"mamba2", "mamba3"}  # go on from a state by single steps only
 # The library's own answers come from these kernels: DeltaNet's for chunks refuse float32, and Gated DeltaNet's multiply
 # in TF32 whatever they are told (2.5e-4 of the largest score), as they do wherever gradients are on.
 OWN_KERNELS = {name: {"attn_mode": "fused_recurrent"} for name in ("delta_net", "gated_deltanet")}
@@ -77,9 +80,13 @@ def prompts(*lengths: int) -> list[torch.Tensor]:
     return [torch.randint(0, 257, (n,), generator=generator).cuda() for n in lengths]
 
 
-def near(got: torch.Tensor, want: torch.Tensor) -> None:
+def exactness(name: str) -> float:
+    return 5e-2 if name == "mamba3" else 1e-4
+
+
+def near(model: TransformersModel, got: torch.Tensor, want: torch.Tensor) -> None:
     scale = want.abs().max().item()
-    torch.testing.assert_close(got, want, rtol=0.0, atol=1e-4 * scale)
+    torch.testing.assert_close(got, want, rtol=0.0, atol=exactness(model.architecture) * scale)
 
 
 def test_nothing_is_given_up(model):
@@ -89,6 +96,7 @@ def test_nothing_is_given_up(model):
         assert "Install `nvidia-cutlass-dsl`" in given_up[0], "single steps run in a kernel that is not installed"
         return
     assert not given_up
+    assert any("round to bfloat16" in limit for limit in model.limits) == (model.architecture == "mamba3")
     if model.architecture in PACKED:
         assert model.network.abilities.packs and model.shares
 
@@ -99,11 +107,11 @@ def test_prefill_and_step_are_what_the_library_computes_at_once(model):
     want = model.network.causal(input_ids=tokens[None], use_cache=False).logits[0]
     for split in (1, 30, 100):  # read in one kernel up to 64 tokens, in another from there on
         scores, state = model.prefill(tokens[:split], [split])
-        near(scores[0], want[split - 1])
+        near(model, scores[0], want[split - 1])
         scores, state = model.prefill(tokens[split : split + 40], [40], state)
-        near(scores[0], want[split + 39])
+        near(model, scores[0], want[split + 39])
         for i in range(split + 40, split + 46):
-            near(model.step(tokens[i : i + 1], state)[0], want[i])
+            near(model, model.step(tokens[i : i + 1], state)[0], want[i])
 
 
 def test_sequences_of_any_lengths_are_answered_as_alone(model):
@@ -117,12 +125,12 @@ def test_sequences_of_any_lengths_are_answered_as_alone(model):
     stepped = [model.step(torch.tensor([5, 6, 7, 8]).cuda() + i, fork) for i in range(3)]
     for i in range(4):
         one, alone = model.prefill(first[i], [len(first[i])])
-        near(scores[i], one[0])
-        near(more[i], model.prefill(rest[i], [len(rest[i])], alone)[0][0])
+        near(model, scores[i], one[0])
+        near(model, more[i], model.prefill(rest[i], [len(rest[i])], alone)[0][0])
     for row, source in enumerate([3, 1, 1, 0]):
         alone = model.prefill(torch.cat([first[source], rest[source]]), [len(first[source]) + len(rest[source])])[1]
         for i, got in enumerate(stepped):
-            near(model.step(torch.tensor([5 + row + i]).cuda(), alone)[0], got[row])
+            near(model, model.step(torch.tensor([5 + row + i]).cuda(), alone)[0], got[row])
 
 
 def test_a_state_does_not_grow(model):
@@ -134,44 +142,43 @@ def test_a_state_does_not_grow(model):
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_answers_are_those_of_lm_evals_hf(name, tmp_path):
+    """Mamba-3's texts are those of its scores: its library's prompts leave a state that its own steps refuse."""
     from lm_eval.models.huggingface import HFLM
 
-    model = build(name)
-    if name == "mamba3" and not find_spec("cutlass"):
-        pytest.skip("lm-eval's hf can't take Mamba-3's single steps without nvidia-cutlass-dsl; would compare answers")
-    folder = causal.save(tmp_path / name, model)
+    folder, tie = causal.save(tmp_path / name, build(name)), 3e-2 if name == "mamba3" else 1e-3
     if name == "mamba2":  # Transformers' own class, unless flash-linear-attention's was imported before it
         assert json.loads((folder / "config.json").read_text())["model_type"] == "mamba2"
-    stems = ["The quick brown fox", "A page about naïve café. " * 6, "Report K12.\n\nA. Number:" * 3]
-    generate = [(stem + end, {"until": ["e"], "max_gen_toks": 8}) for stem in stems for end in ("", "b")]
-    score = [(stem, end) for stem in stems for end in (" jumps", " runs off", "\nyes")]
+    generate = [(stem + end, {"until": ["e"], "max_gen_toks": 8}) for stem in STEMS for end in ("", "b")]
+    score = [(stem, end) for stem in STEMS for end in (" jumps", " runs off", "\nyes")]
     hf = HFLM(str(folder), batch_size=1, device="cuda", dtype="float32", max_length=256)
-    texts = ask(hf, "generate_until", generate)
+    sure = [choices(hf, prompt, 8, tie) for prompt, _ in generate]
+    texts = [text for text, _ in sure] if name == "mamba3" else ask(hf, "generate_until", generate)
     scores = [value for value, _ in ask(hf, "loglikelihood", score)]
-    sure = [choices(hf, prompt, 8) for prompt, _ in generate]
     assert sum(whole for _, whole in sure) >= 3, "near ties are few"
     for batch_size in (1, 4):
         lm = RecallLM(str(folder), batch_size=batch_size, device="cuda", dtype="float32", max_length=256)
         values = [value for value, _ in ask(lm, "loglikelihood", score)]
         mine = ask(lm, "generate_until", generate)
+        if name != "mamba3" or find_spec("cutlass"):
+            assert not any("all are read again" in limit for limit in lm.model.limits), "answered from states"
         same = sum(a == b for a, b in zip(mine, texts, strict=True))
         worst = max(abs(a - b) for a, b in zip(values, scores, strict=True))
         print(f"\n{name}: {same} of {len(texts)} texts as hf's, log-likelihoods within {worst:.1g}")
-        assert values == [pytest.approx(x, abs=TIE) for x in scores]
+        assert values == [pytest.approx(x, abs=tie) for x in scores]
         for text, its, (certain, whole) in zip(mine, texts, sure, strict=True):
             assert text == its if whole else text.startswith(certain) and its.startswith(certain)
 
 
 @torch.no_grad()
-def choices(hf: Any, prompt: str, most: int) -> tuple[str, bool]:
-    """The greedy text of a model that reads all again for each token, and whether no choice in it was a near tie.
+def choices(hf: Any, prompt: str, most: int, tie: float) -> tuple[str, bool]:
+    """The greedy text of a model that reads all again for each token, and whether no choice in it was within `tie`.
 
     Otherwise the text ends before the first of them.
     """
     tokens, new = torch.tensor([hf.tok_encode(prompt)]).cuda(), list[int]()
     while len(new) < most and (not new or new[-1] != causal.END):
         (first, second), (best, _) = hf.model(tokens, use_cache=False).logits[0, -1].float().topk(2)
-        if first - second < TIE:
+        if first - second < tie:
             return hf.tok_decode(new).split("e")[0].rstrip("\ufffd"), False
         new.append(int(best))
         tokens = torch.cat([tokens, best[None, None]], dim=1)
@@ -182,15 +189,17 @@ def ask(lm: Any, kind: str, arguments: list[tuple]) -> list:
     return getattr(lm, kind)([Instance(kind, {}, args, i) for i, args in enumerate(arguments)], disable_tqdm=True)
 
 
-@pytest.mark.parametrize("name", ["gla", "rwkv7", "mamba2"])
+@pytest.mark.parametrize("name", ["gla", "rwkv7", "mamba2", "mamba3"])
 def test_half_precision_is_answered_in_graphs_as_without(name, tmp_path: Path):
     """Of Mamba-2, some weights are made in float32 whatever the others are."""
     folder = causal.save(tmp_path / name, build(name))
+    if name == "mamba3" and not find_spec("cutlass"):
+        pytest.skip("Mamba-3's single steps need nvidia-cutlass-dsl; would compare texts in graphs and without")
     lm = RecallLM(str(folder), batch_size=4, device="cuda", dtype="bfloat16", max_length=256)
-    assert lm.model.dtype == torch.bfloat16 and lm.model.shares == (name != "mamba2")
-    assert lm.model.network.abilities.packs == (name != "mamba2")
+    assert lm.model.dtype == torch.bfloat16 and lm.model.shares == (name not in SINGLE)
+    assert lm.model.network.abilities.packs == (name not in SINGLE)
     assert lm.model.captures, "its steps are held in CUDA graphs"
-    asked = [("The quick brown fox" * n, {"until": [], "max_gen_toks": 8}) for n in (1, 2, 3)]
+    asked = [(stem, {"until": [], "max_gen_toks": 8}) for stem in STEMS]
     texts = ask(lm, "generate_until", asked)
     lm.model.captures = False
     assert ask(lm, "generate_until", asked) == texts and len(set(texts)) > 1, "as without graphs"

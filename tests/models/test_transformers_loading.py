@@ -1,6 +1,7 @@
 """What `--model recall` refuses, and the remedy it names; and which checkpoints it takes for whose."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import tiny
 from recall_evals.models import cache_forms, load_model
 from recall_evals.models.checkpoint import find_checkpoint
 from recall_evals.models.errors import CheckpointError, ConfigurationError
-from recall_evals.models.transformers_loading import load_causal_lm
+from recall_evals.models.transformers_loading import load_causal_lm, mended
 from recall_evals.models.transformers_model import TransformersModel
 
 
@@ -93,6 +94,12 @@ def test_mamba_3_without_its_kernels_names_their_packages(tmp_path, monkeypatch)
         ConfigurationError, match="pip install mamba-ssm, and for single steps nvidia-cutlass-dsl and quack-kernels$"
     ):
         load(written(tmp_path / "mamba3", model_type="mamba3"), device="cuda")
+
+
+def test_a_buffer_of_mamba_3_that_no_checkpoint_holds_is_made_again():
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    network[0].register_buffer("_siso_proj", torch.full((1, 2, 3), math.nan), persistent=False)
+    assert mended(network, torch.float32)[0]._siso_proj.tolist() == [[[1.0] * 3] * 2]
 
 
 def test_kernels_that_need_a_gpu_say_so(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 
 import causal
 from recall_evals.adapters import conformance
+from recall_evals.models import causal_network
 from recall_evals.models.transformers_model import TransformersModel
 
 BOUND = {"rtol": 0.0, "atol": 1e-5}
@@ -149,6 +150,27 @@ def test_other_precisions(dtype):
             assert model.limits == LIMITS.get(name, [])
         assert model.dtype == dtype  # some heads give their scores in float32 all the same
         assert (scores.double() - want).norm() / want.norm() < (0.1 if dtype == torch.bfloat16 else 1e-6), name
+
+
+def test_kernels_that_round_more_than_the_weights_are_judged_by_what_they_round_to(monkeypatch):
+    """As those of Mamba-3 do, on a GPU alone."""
+
+    def rounded(module, given, output):
+        return output * (1 + 2e-3 * output.shape[1])  # a single step gives another than the whole
+
+    def limits_and_bounds():
+        causal_model = causal.build("llama")
+        causal_model.model.layers[0].mlp.register_forward_hook(rounded)
+        model = TransformersModel(causal_model)
+        first = next(conformance.check_conformance(model))
+        return model.limits, first.bound, first.verdict
+
+    limits, bound, verdict = limits_and_bounds()
+    assert "all are read again" in limits[0] and bound == 1e-5
+    monkeypatch.setitem(causal_network.ROUNDS_TO, "llama", torch.bfloat16)
+    limits, bound, verdict = limits_and_bounds()
+    assert limits == ["its kernels round to bfloat16 whatever its dtype: its answers are no more exact than in that"]
+    assert (bound, verdict) == (0.5, "ok")
 
 
 @pytest.mark.long
