@@ -70,16 +70,25 @@ def names_transformers_class(config: Mapping[str, Any]) -> bool:
     return False
 
 
-def named_class(config: Mapping[str, Any]) -> Any:
-    """The class that `architectures` names, of flash-linear-attention for its kinds, else of Transformers.
+def named_class(config: Mapping[str, Any], device: torch.device | str = "cpu") -> Any:
+    """The class that `architectures` names, of flash-linear-attention where it is to run in that, else of Transformers.
 
     `AutoModelForCausalLM` gives, of two classes of one kind, that of the library imported last.
 
     Raises:
         ImportError: flash-linear-attention is not installed.
     """
-    library = import_module("fla.models" if config["model_type"] in FLA else "transformers")
+    library = import_module(
+        "fla.models" if _runs_in_fla(config["model_type"], torch.device(device)) else "transformers"
+    )
     return getattr(library, config["architectures"][0])
+
+
+def _runs_in_fla(kind: Any, device: torch.device) -> bool:
+    """Whether it is one of its kinds, or Mamba-2 where kernels for it are: Transformers' class has none of its own."""
+    return kind in FLA or (
+        kind == "mamba2" and device.type == "cuda" and all(find_spec(name) for name in ("fla", "mamba_ssm"))
+    )
 
 
 def _demand_causal(config: Mapping[str, Any], device: torch.device, trust_remote_code: bool) -> None:
@@ -137,7 +146,10 @@ def _demand_causal(config: Mapping[str, Any], device: torch.device, trust_remote
 def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
-    if checkpoint.config().get("model_type") in FLA and dtype == torch.float32:
+    config, kind = checkpoint.config(), AutoModelForCausalLM
+    if config.get("model_type") == "mamba2" and config.get("architectures"):
+        kind = named_class(config, device)
+    if _runs_in_fla(config.get("model_type"), torch.device(device)) and dtype == torch.float32:
         os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # its kernels would multiply in TF32, of 10 bits
 
     # The files were found, and checked, already; code of its own lies beside them only in the repository.
@@ -146,9 +158,11 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
         fetch_from_hub(checkpoint.source, "generation_config.json", checkpoint.revision)  # to the same folder
         if trust_remote_code:
             where = {"pretrained_model_name_or_path": checkpoint.source, "revision": checkpoint.revision}
+    # Only for training, but Transformers' classes of Mamba (5.17 to 5.23) divide by it the weights that they loaded.
+    options = {"rescale_prenorm_residual": False} if config.get("rescale_prenorm_residual") else {}
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        model, found = kind.from_pretrained(
+            **where, **options, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except Exception as error:  # whatever a class raises for a configuration or a file that it can't read
         raise CheckpointError(f"{checkpoint.source}: Transformers can't load it ({first_line(error)})") from error

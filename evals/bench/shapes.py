@@ -59,7 +59,7 @@ def _library_model(config: dict[str, Any], device: str, dtype: torch.dtype) -> S
     from ...models.transformers_model import TransformersModel
 
     try:
-        kind = named_class(config)
+        kind = named_class(config, device)
     except ImportError as error:
         raise MissingPeerError(f"flash-linear-attention ({error})") from error
     torch.manual_seed(0)

@@ -8,7 +8,6 @@ to bfloat16 whatever it is given, its steps don't: they came to 2e-2 of each oth
 the kernel), so equality is to 5e-2 there; a state that is not gone on from differs by 0.4.
 """
 
-import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +19,7 @@ from lm_eval.api.instance import Instance
 
 import causal
 from recall_evals.adapters.causal_lm import RecallLM
+from recall_evals.models import load_model
 from recall_evals.models.cache_forms import HistoryForm
 from recall_evals.models.transformers_model import TransformersModel
 
@@ -146,8 +146,6 @@ def test_answers_are_those_of_lm_evals_hf(name, tmp_path):
     from lm_eval.models.huggingface import HFLM
 
     folder, tie = causal.save(tmp_path / name, build(name)), 3e-2 if name == "mamba3" else 1e-3
-    if name == "mamba2":  # Transformers' own class, unless flash-linear-attention's was imported before it
-        assert json.loads((folder / "config.json").read_text())["model_type"] == "mamba2"
     generate = [(stem + end, {"until": ["e"], "max_gen_toks": 8}) for stem in STEMS for end in ("", "b")]
     score = [(stem, end) for stem in STEMS for end in (" jumps", " runs off", "\nyes")]
     hf = HFLM(str(folder), batch_size=1, device="cuda", dtype="float32", max_length=256)
@@ -167,6 +165,23 @@ def test_answers_are_those_of_lm_evals_hf(name, tmp_path):
         assert values == [pytest.approx(x, abs=tie) for x in scores]
         for text, its, (certain, whole) in zip(mine, texts, sure, strict=True):
             assert text == its if whole else text.startswith(certain) and its.startswith(certain)
+
+
+@torch.no_grad()
+def test_mamba_2_runs_in_kernels_where_they_are_and_answers_as_without(tmp_path):
+    """Its prompts and steps, in float32, against Transformers' class in PyTorch."""
+    import transformers
+
+    folder, (tokens,) = causal.save(tmp_path / "mamba2", build("mamba2")), prompts(150)
+    model = load_model(str(folder), device="cuda")
+    in_kernels = find_spec("mamba_ssm") is not None
+    assert type(model.network.causal).__module__.startswith("fla." if in_kernels else "transformers.")
+    plain = transformers.Mamba2ForCausalLM.from_pretrained(folder, rescale_prenorm_residual=False).cuda().eval()
+    want = plain(input_ids=tokens[None], use_cache=False).logits[0]
+    scores, state = model.prefill(tokens[:100], [100])
+    near(model, scores[0], want[99])
+    for i in range(100, 150):
+        near(model, model.step(tokens[i : i + 1], state)[0], want[i])
 
 
 @torch.no_grad()

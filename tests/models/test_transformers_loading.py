@@ -96,6 +96,17 @@ def test_mamba_3_without_its_kernels_names_their_packages(tmp_path, monkeypatch)
         load(written(tmp_path / "mamba3", model_type="mamba3"), device="cuda")
 
 
+@pytest.mark.parametrize("name", ["mamba", "mamba2", "falcon_mamba"])
+def test_weights_are_those_of_the_file_whatever_its_class_does_at_first(name, tmp_path):
+    """`rescale_prenorm_residual` says how weights begin, and has loaded ones divided by the root of the layers."""
+    network = causal.build(name)
+    network.config.rescale_prenorm_residual = True
+    folder = causal.save(tmp_path / name, network)
+    loaded = load_causal_lm(find_checkpoint(folder)).network.causal.state_dict()
+    assert network.config.num_hidden_layers > 1
+    assert all(torch.equal(loaded[name], weight) for name, weight in network.state_dict().items())
+
+
 def test_a_buffer_of_mamba_3_that_no_checkpoint_holds_is_made_again():
     network = torch.nn.Sequential(torch.nn.Linear(2, 2))
     network[0].register_buffer("_siso_proj", torch.full((1, 2, 3), math.nan), persistent=False)
