@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -146,9 +147,7 @@ def _demand_causal(config: Mapping[str, Any], device: torch.device, trust_remote
 def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
-    config, kind = checkpoint.config(), AutoModelForCausalLM
-    if config.get("model_type") == "mamba2" and config.get("architectures"):
-        kind = named_class(config, device)
+    config, kind, options = checkpoint.config(), AutoModelForCausalLM, dict[str, Any]()
     if _runs_in_fla(config.get("model_type"), torch.device(device)) and dtype == torch.float32:
         os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # its kernels would multiply in TF32, of 10 bits
 
@@ -158,12 +157,20 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
         fetch_from_hub(checkpoint.source, "generation_config.json", checkpoint.revision)  # to the same folder
         if trust_remote_code:
             where = {"pretrained_model_name_or_path": checkpoint.source, "revision": checkpoint.revision}
-    # Only for training, but Transformers' classes of Mamba (5.17 to 5.23) divide by it the weights that they loaded.
-    options = {"rescale_prenorm_residual": False} if config.get("rescale_prenorm_residual") else {}
     try:
+        # `rescale_prenorm_residual` is for training, but Transformers' classes of Mamba (5.17 to 5.23) divide the weights
+        # that they loaded by it.
+        if config.get("model_type") == "mamba2" and config.get("architectures"):
+            kind = named_class(config, device)
+            options["config"] = mamba_2_settings(kind.config_class, checkpoint.config_file.parent)
+            options["config"].rescale_prenorm_residual = False
+        elif config.get("rescale_prenorm_residual"):
+            options["rescale_prenorm_residual"] = False
         model, found = kind.from_pretrained(
             **where, **options, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
         )
+    except ConfigurationError:
+        raise
     except Exception as error:  # whatever a class raises for a configuration or a file that it can't read
         raise CheckpointError(f"{checkpoint.source}: Transformers can't load it ({first_line(error)})") from error
     missing = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
@@ -173,6 +180,27 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
             f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}; take both from the same release"
         )
     return mended(model, dtype).to(device).eval().requires_grad_(False)
+
+
+def mamba_2_settings(kind: Any, folder: Path) -> Any:
+    """The settings of a Mamba-2 in the class `kind`, whichever library of two, with other names for some, wrote them.
+
+    Raises:
+        ConfigurationError: what flash-linear-attention can compute and Transformers can't.
+    """
+    settings = kind.from_pretrained(folder)
+    for one, other in (("layer_norm_epsilon", "norm_eps"), ("time_step_limit", "dt_limit")):
+        its, foreign = (one, other) if hasattr(kind(), one) else (other, one)
+        if hasattr(settings, foreign):
+            setattr(settings, its, getattr(settings, foreign))
+    usual = {"norm_before_gate": False, "rmsnorm": True, "D_has_hdim": False}
+    unusual = [f"{name}={given}" for name, value in usual.items() if (given := getattr(settings, name, value)) != value]
+    if unusual and not hasattr(kind(), "rmsnorm"):
+        raise ConfigurationError(
+            f"config.json: {', '.join(unusual)}: Transformers' Mamba-2 computes otherwise; pip install "
+            "'recall-evals[fla]' mamba-ssm, on a machine with a GPU"
+        )
+    return settings
 
 
 def mended(model: Any, dtype: torch.dtype) -> Any:

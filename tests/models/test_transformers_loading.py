@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedConfig
 
 import causal
 import tiny
 from recall_evals.models import cache_forms, load_model
 from recall_evals.models.checkpoint import find_checkpoint
 from recall_evals.models.errors import CheckpointError, ConfigurationError
-from recall_evals.models.transformers_loading import load_causal_lm, mended
+from recall_evals.models.transformers_loading import load_causal_lm, mamba_2_settings, mended
 from recall_evals.models.transformers_model import TransformersModel
 
 
@@ -105,6 +106,39 @@ def test_weights_are_those_of_the_file_whatever_its_class_does_at_first(name, tm
     loaded = load_causal_lm(find_checkpoint(folder)).network.causal.state_dict()
     assert network.config.num_hidden_layers > 1
     assert all(torch.equal(loaded[name], weight) for name, weight in network.state_dict().items())
+
+
+def test_a_mamba_2_that_flash_linear_attention_wrote_is_read_by_its_names(tmp_path):
+    folder = causal.save(tmp_path / "mamba2", causal.build("mamba2"))
+    config = json.loads((folder / "config.json").read_text())
+    config["norm_eps"], config["dt_limit"] = 0.5, [0.01, 0.5]
+    del config["layer_norm_epsilon"], config["time_step_limit"]
+
+    def read(**more):
+        (folder / "config.json").write_text(json.dumps(config | more))
+        return load_causal_lm(find_checkpoint(folder)).network.causal
+
+    network = read(norm_before_gate=False)
+    assert network.backbone.norm_f.variance_epsilon == 0.5
+    assert network.backbone.layers[0].mixer.time_step_limit == [0.01, 0.5]
+    with pytest.raises(ConfigurationError, match="norm_before_gate=True: .*; pip install .* mamba-ssm"):
+        read(norm_before_gate=True)
+
+
+def test_a_mamba_2_of_transformers_is_read_into_the_other_class(tmp_path):
+    class Theirs(PreTrainedConfig):
+        model_type = "mamba2"
+
+        def __init__(self, norm_eps=1e-5, dt_limit=(0.0, math.inf), rmsnorm=True, norm_before_gate=False, **more):
+            super().__init__(**more)
+            self.norm_eps, self.dt_limit = norm_eps, dt_limit
+            self.rmsnorm, self.norm_before_gate = rmsnorm, norm_before_gate
+
+    (tmp_path / "config.json").write_text(json.dumps({"layer_norm_epsilon": 0.5, "time_step_limit": [0.01, 0.5]}))
+    read = mamba_2_settings(Theirs, tmp_path)
+    assert (read.norm_eps, read.dt_limit) == (0.5, [0.01, 0.5])
+    (tmp_path / "config.json").write_text(json.dumps({"norm_eps": 0.25, "norm_before_gate": True}))
+    assert mamba_2_settings(Theirs, tmp_path).norm_eps == 0.25
 
 
 def test_a_buffer_of_mamba_3_that_no_checkpoint_holds_is_made_again():
