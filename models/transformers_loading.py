@@ -158,8 +158,8 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
         if trust_remote_code:
             where = {"pretrained_model_name_or_path": checkpoint.source, "revision": checkpoint.revision}
     try:
-        # `rescale_prenorm_residual` is for training, but Transformers' classes of Mamba (5.17 to 5.23) divide the weights
-        # that they loaded by it.
+        # `rescale_prenorm_residual` is for training, but for it Transformers' classes of Mamba (5.17 to 5.23) divide
+        # weights that they loaded.
         if config.get("model_type") == "mamba2" and config.get("architectures"):
             kind = named_class(config, device)
             options["config"] = mamba_2_settings(kind.config_class, checkpoint.config_file.parent)
