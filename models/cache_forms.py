@@ -198,13 +198,15 @@ class Mamba3Form(FLAForm):
 
     def __init__(self, argument: str, cache: Any, network: Any):
         super().__init__(argument, cache)
-        self._dtype = network.get_input_embeddings().weight.dtype
+        if any(len(names.get("recurrent_state", ())) != 4 for names in self._names):
+            raise unknown(f"{type(cache).__name__} of other parts than Mamba-3's four")
+        self._network = network
 
     def layers(self, cache: Any) -> Layers:
-        found = super().layers(cache)
+        found, dtype = super().layers(cache), self._network.get_input_embeddings().weight.dtype
         for tensors in found:
             for name in ("recurrent_state.2", "recurrent_state.3"):  # uncopied, the key would hold those of its chunk
-                tensors[name] = tensors[name].to(self._dtype).contiguous()
+                tensors[name] = tensors[name].to(dtype).contiguous()
         return found
 
 

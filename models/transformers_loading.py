@@ -20,6 +20,9 @@ from .sequence_model import SequenceModel
 
 log = logging.getLogger("lm_eval.models.recall_evals")
 
+# Both libraries have classes of these kinds, and `AutoModelForCausalLM` takes those of the one that was imported last.
+SHARED = {"bitnet": "BitNetForCausalLM", "mamba": "MambaForCausalLM", "mamba2": "Mamba2ForCausalLM"}
+
 
 def load_causal_lm(
     checkpoint: Checkpoint,
@@ -86,10 +89,10 @@ def named_class(config: Mapping[str, Any], device: torch.device | str = "cpu") -
 
 
 def _runs_in_fla(kind: Any, device: torch.device) -> bool:
-    """Whether it is one of its kinds, or Mamba-2 where kernels for it are: Transformers' class has none of its own."""
-    return kind in FLA or (
-        kind == "mamba2" and device.type == "cuda" and all(find_spec(name) for name in ("fla", "mamba_ssm"))
-    )
+    """Whether it is one of its kinds, or Mamba-2 where it finds kernels: Transformers' convolution is PyTorch then."""
+    if kind == "mamba2" and device.type == "cuda" and find_spec("fla"):
+        return bool(import_module("fla.layers.mamba2").is_fast_path_available)
+    return kind in FLA
 
 
 def _demand_causal(config: Mapping[str, Any], device: torch.device, trust_remote_code: bool) -> None:
@@ -148,7 +151,8 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
     from transformers import AutoModelForCausalLM
 
     config, kind, options = checkpoint.config(), AutoModelForCausalLM, dict[str, Any]()
-    if _runs_in_fla(config.get("model_type"), torch.device(device)) and dtype == torch.float32:
+    in_fla = _runs_in_fla(config.get("model_type"), torch.device(device))
+    if in_fla and dtype == torch.float32:
         os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # its kernels would multiply in TF32, of 10 bits
 
     # The files were found, and checked, already; code of its own lies beside them only in the repository.
@@ -160,9 +164,9 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
     try:
         # `rescale_prenorm_residual` is for training, but for it Transformers' classes of Mamba (5.17 to 5.23) divide
         # weights that they loaded.
-        if config.get("model_type") == "mamba2" and config.get("architectures"):
-            kind = named_class(config, device)
-            options["config"] = mamba_2_settings(kind.config_class, checkpoint.config_file.parent)
+        if config.get("model_type") in SHARED and not (trust_remote_code and config.get("auto_map")):
+            kind = getattr(import_module("fla.models" if in_fla else "transformers"), SHARED[config["model_type"]])
+            options["config"] = own_settings(kind.config_class, checkpoint.config_file.parent, config)
             options["config"].rescale_prenorm_residual = False
         elif config.get("rescale_prenorm_residual"):
             options["rescale_prenorm_residual"] = False
@@ -182,23 +186,27 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
     return mended(model, dtype).to(device).eval().requires_grad_(False)
 
 
-def mamba_2_settings(kind: Any, folder: Path) -> Any:
-    """The settings of a Mamba-2 in the class `kind`, whichever library of two, with other names for some, wrote them.
+def own_settings(kind: Any, folder: Path, config: Mapping[str, Any]) -> Any:
+    """The settings of a Mamba in the class `kind`, whichever library, with other names for some, wrote config.json.
 
     Raises:
-        ConfigurationError: what flash-linear-attention can compute and Transformers can't.
+        ConfigurationError: both names, and they differ; or what flash-linear-attention alone can compute.
     """
-    settings = kind.from_pretrained(folder)
-    for one, other in (("layer_norm_epsilon", "norm_eps"), ("time_step_limit", "dt_limit")):
-        its, foreign = (one, other) if hasattr(kind(), one) else (other, one)
-        if hasattr(settings, foreign):
+    settings, known = kind.from_pretrained(folder), kind()
+    for names in (("layer_norm_epsilon", "norm_eps"), ("time_step_limit", "dt_limit")):
+        its, foreign = names if hasattr(known, names[0]) else names[::-1]
+        if its in config and foreign in config and config[its] != config[foreign]:
+            raise ConfigurationError(
+                f"config.json: fields {its!r} and {foreign!r} say the same thing; remove the wrong one"
+            )
+        if foreign in config and hasattr(known, its):
             setattr(settings, its, getattr(settings, foreign))
     usual = {"norm_before_gate": False, "rmsnorm": True, "D_has_hdim": False}
-    unusual = [f"{name}={given}" for name, value in usual.items() if (given := getattr(settings, name, value)) != value]
-    if unusual and not hasattr(kind(), "rmsnorm"):
+    unusual = [f"{name}={given}" for name, value in usual.items() if (given := config.get(name, value)) != value]
+    if unusual and not hasattr(known, "rmsnorm"):
         raise ConfigurationError(
-            f"config.json: {', '.join(unusual)}: Transformers' Mamba-2 computes otherwise; pip install "
-            "'recall-evals[fla]' mamba-ssm, on a machine with a GPU"
+            f"config.json: {', '.join(unusual)}: Transformers' class computes otherwise; pip install "
+            "'recall-evals[fla]' mamba-ssm, and run on a GPU (device=cuda)"
         )
     return settings
 
@@ -206,7 +214,8 @@ def mamba_2_settings(kind: Any, folder: Path) -> Any:
 def mended(model: Any, dtype: torch.dtype) -> Any:
     """The model, without what goes wrong between flash-linear-attention's classes of Mamba and Transformers' loading.
 
-    Their norms are made in float32, and what those give would meet weights of `dtype`. Mamba-3's single steps multiply
+    Their norms are made in float32, and what those give would meet weights of `dtype`; made in that, the sum of layers
+    is rounded to it after each, where `residual_in_fp32` asks for float32. Mamba-3's single steps multiply
     by a buffer of ones that no checkpoint holds and loading leaves as memory was.
     """
     for part in model.modules():

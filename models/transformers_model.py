@@ -5,6 +5,7 @@ asks for. Where the cache can't do what sharing needs, `limits` says so and `sha
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,11 +60,11 @@ class TransformersModel(SequenceModel):
         self.on_cpu = not any(type(part).__module__.startswith("fla.") for part in causal.modules())  # its kernels
         output, argument, cache = self._probe()
         self._demand_causal()
-        if cached and cache is not None:
+        why = "cache=false" if not cached else "it keeps no cache" if cache is None else _unfit(settings)
+        if not why:
             self.network.form = find_form(argument, cache, self.network.base)
         self.limits = find_abilities(self.network, embedding.num_embeddings, self.positions)
-        if not cached or cache is None:
-            why = "it keeps no cache" if cached else "cache=false"
+        if why:
             self.limits.append(f"{why}: for each new token all before it are read again, and prompts share no prefix")
         self.shares = self.network.abilities.splits
         ends = getattr(getattr(body, "generation_config", None), "eos_token_id", None)
@@ -168,6 +169,19 @@ def _head(causal: Any, output: type) -> Any:
     head.__dict__["_modules"] = {**causal._modules, causal.base_model_prefix: told}
     head.__dict__["told"] = [told]
     return head
+
+
+def _unfit(settings: Any) -> str:
+    """Why its cache can't do, known beforehand: half precision's rounding may hide it from a trial; empty: it may.
+
+    In classes of Mamba-2's kind, of either library, a prompt keeps to the limits of the time step and a single step
+    does not.
+    """
+    for name in ("time_step_limit", "dt_limit"):
+        limit = getattr(settings, name, None)
+        if limit is not None and tuple(limit) != (0.0, math.inf):
+            return f"{name}={list(limit)} is kept to by prompts, not by single steps"
+    return ""
 
 
 def _positions(causal: Any, settings: Any) -> int | None:

@@ -50,7 +50,7 @@ def measured(model: SequenceModel, copy_rate: float) -> Row:
         decoded: Row | None = None
         try:
             decoded = our_row("", model, batch, PROMPT, NEW, copy_rate)
-        except torch.OutOfMemoryError:  # Transformers' Mamba-2 takes 256 GB to read 128 prompts of 4 tokens
+        except torch.OutOfMemoryError:  # some of Transformers' take 256 GB to read 128 prompts of 4 tokens
             row["forked"] = True
         if decoded is None:  # outside of the handler, where the error no longer holds the failed attempt's tensors
             torch.cuda.empty_cache()

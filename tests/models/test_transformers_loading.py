@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedConfig
+from transformers import AutoModelForCausalLM, MambaForCausalLM, PreTrainedConfig
 
 import causal
 import tiny
 from recall_evals.models import cache_forms, load_model
 from recall_evals.models.checkpoint import find_checkpoint
 from recall_evals.models.errors import CheckpointError, ConfigurationError
-from recall_evals.models.transformers_loading import load_causal_lm, mamba_2_settings, mended
+from recall_evals.models.transformers_loading import load_causal_lm, mended, own_settings
 from recall_evals.models.transformers_model import TransformersModel
 
 
@@ -111,16 +111,18 @@ def test_weights_are_those_of_the_file_whatever_its_class_does_at_first(name, tm
 def test_a_mamba_2_that_flash_linear_attention_wrote_is_read_by_its_names(tmp_path):
     folder = causal.save(tmp_path / "mamba2", causal.build("mamba2"))
     config = json.loads((folder / "config.json").read_text())
-    config["norm_eps"], config["dt_limit"] = 0.5, [0.01, 0.5]
-    del config["layer_norm_epsilon"], config["time_step_limit"]
+    limit = config.pop("time_step_limit")
+    del config["layer_norm_epsilon"], config["architectures"]
 
     def read(**more):
         (folder / "config.json").write_text(json.dumps(config | more))
         return load_causal_lm(find_checkpoint(folder)).network.causal
 
-    network = read(norm_before_gate=False)
+    network = read(norm_eps=0.5, dt_limit=limit, norm_before_gate=False)
     assert network.backbone.norm_f.variance_epsilon == 0.5
-    assert network.backbone.layers[0].mixer.time_step_limit == [0.01, 0.5]
+    assert list(network.backbone.layers[0].mixer.time_step_limit) == [0.0, math.inf]
+    with pytest.raises(ConfigurationError, match="'layer_norm_epsilon' and 'norm_eps' say the same thing"):
+        read(norm_eps=0.5, layer_norm_epsilon=0.25)
     with pytest.raises(ConfigurationError, match="norm_before_gate=True: .*; pip install .* mamba-ssm"):
         read(norm_before_gate=True)
 
@@ -134,11 +136,33 @@ def test_a_mamba_2_of_transformers_is_read_into_the_other_class(tmp_path):
             self.norm_eps, self.dt_limit = norm_eps, dt_limit
             self.rmsnorm, self.norm_before_gate = rmsnorm, norm_before_gate
 
-    (tmp_path / "config.json").write_text(json.dumps({"layer_norm_epsilon": 0.5, "time_step_limit": [0.01, 0.5]}))
-    read = mamba_2_settings(Theirs, tmp_path)
-    assert (read.norm_eps, read.dt_limit) == (0.5, [0.01, 0.5])
-    (tmp_path / "config.json").write_text(json.dumps({"norm_eps": 0.25, "norm_before_gate": True}))
-    assert mamba_2_settings(Theirs, tmp_path).norm_eps == 0.25
+    def read(**config):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        return own_settings(Theirs, tmp_path, config)
+
+    settings = read(layer_norm_epsilon=0.5, time_step_limit=[0.01, 0.5])
+    assert (settings.norm_eps, settings.dt_limit) == (0.5, [0.01, 0.5])
+    assert read(norm_eps=0.25, norm_before_gate=True).norm_eps == 0.25
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_time_step_that_is_limited_in_prompts_alone_is_answered_from_prompts(dtype, tmp_path):
+    """What a step passes over goes under in bfloat16's rounding at load, and grows from token to token."""
+    network = causal.build("mamba2")
+    network.config.time_step_limit = (0.01, 0.02)
+    model = load_causal_lm(find_checkpoint(causal.save(tmp_path / "limited", network)), dtype=dtype)
+    assert "time_step_limit=[0.01, 0.02] is kept to by prompts, not by single steps" in model.limits[-1]
+    tokens = torch.arange(60) % 200
+    _, state = model.prefill(tokens[:30], [30])
+    stepped = torch.cat([model.step(tokens[i : i + 1], state) for i in range(30, 60)])
+    torch.testing.assert_close(stepped, model.forward(tokens[None])[0, 30:], rtol=0.0, atol=1e-5)
+
+
+def test_kinds_of_two_libraries_are_read_by_the_class_that_is_meant(tmp_path, monkeypatch):
+    """`AutoModelForCausalLM` takes flash-linear-attention's Mamba as soon as that is imported."""
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
+    folder = causal.save(tmp_path / "mamba", causal.build("mamba"))
+    assert type(load_causal_lm(find_checkpoint(folder)).network.causal) is MambaForCausalLM
 
 
 def test_a_buffer_of_mamba_3_that_no_checkpoint_holds_is_made_again():
