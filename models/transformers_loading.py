@@ -75,21 +75,20 @@ def names_transformers_class(config: Mapping[str, Any]) -> bool:
 
 
 def named_class(config: Mapping[str, Any], device: torch.device | str = "cpu") -> Any:
-    """The class that `architectures` names, of flash-linear-attention where it is to run in that, else of Transformers.
+    """The class of a kind of both libraries, or else the one that `architectures` names.
 
-    `AutoModelForCausalLM` gives, of two classes of one kind, that of the library imported last.
+    Of flash-linear-attention where it is to run in that, else of Transformers.
 
     Raises:
         ImportError: flash-linear-attention is not installed.
     """
-    library = import_module(
-        "fla.models" if _runs_in_fla(config["model_type"], torch.device(device)) else "transformers"
-    )
-    return getattr(library, config["architectures"][0])
+    kind = config["model_type"]
+    library = import_module("fla.models" if _runs_in_fla(kind, torch.device(device)) else "transformers")
+    return getattr(library, SHARED[kind] if kind in SHARED else config["architectures"][0])
 
 
 def _runs_in_fla(kind: Any, device: torch.device) -> bool:
-    """Whether it is one of its kinds, or Mamba-2 where it finds kernels: Transformers' convolution is PyTorch then."""
+    """Whether it is one of its kinds, or Mamba-2 where it finds the Triton kernels of mamba-ssm."""
     if kind == "mamba2" and device.type == "cuda" and find_spec("fla"):
         return bool(import_module("fla.layers.mamba2").is_fast_path_available)
     return kind in FLA
@@ -151,8 +150,7 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
     from transformers import AutoModelForCausalLM
 
     config, kind, options = checkpoint.config(), AutoModelForCausalLM, dict[str, Any]()
-    in_fla = _runs_in_fla(config.get("model_type"), torch.device(device))
-    if in_fla and dtype == torch.float32:
+    if _runs_in_fla(config.get("model_type"), torch.device(device)) and dtype == torch.float32:
         os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # its kernels would multiply in TF32, of 10 bits
 
     # The files were found, and checked, already; code of its own lies beside them only in the repository.
@@ -165,7 +163,7 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
         # `rescale_prenorm_residual` is for training, but for it Transformers' classes of Mamba (5.17 to 5.23) divide
         # weights that they loaded.
         if config.get("model_type") in SHARED and not (trust_remote_code and config.get("auto_map")):
-            kind = getattr(import_module("fla.models" if in_fla else "transformers"), SHARED[config["model_type"]])
+            kind = named_class(config, device)
             options["config"] = own_settings(kind.config_class, checkpoint.config_file.parent, config)
             options["config"].rescale_prenorm_residual = False
         elif config.get("rescale_prenorm_residual"):
@@ -187,7 +185,7 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str
 
 
 def own_settings(kind: Any, folder: Path, config: Mapping[str, Any]) -> Any:
-    """The settings of a Mamba in the class `kind`, whichever library, with other names for some, wrote config.json.
+    """The settings, of class `kind`, of a model of both libraries, which name some differently, whichever wrote them.
 
     Raises:
         ConfigurationError: both names, and they differ; or what flash-linear-attention alone can compute.
@@ -215,8 +213,8 @@ def mended(model: Any, dtype: torch.dtype) -> Any:
     """The model, without what goes wrong between flash-linear-attention's classes of Mamba and Transformers' loading.
 
     Their norms are made in float32, and what those give would meet weights of `dtype`; made in that, the sum of layers
-    is rounded to it after each, where `residual_in_fp32` asks for float32. Mamba-3's single steps multiply
-    by a buffer of ones that no checkpoint holds and loading leaves as memory was.
+    is rounded to it after each, where `residual_in_fp32` asks for float32. Mamba-3's single steps multiply by a buffer
+    of ones that no checkpoint holds and loading leaves as memory was.
     """
     for part in model.modules():
         if type(part).__module__.startswith("fla.models.mamba") and hasattr(part, "residual_in_fp32"):

@@ -171,11 +171,11 @@ def test_answers_are_those_of_lm_evals_hf(name, tmp_path):
 def test_mamba_2_runs_in_kernels_where_they_are_and_answers_as_without(tmp_path):
     """Its prompts and steps, in float32, against Transformers' class in PyTorch."""
     import transformers
+    from fla.layers.mamba2 import is_fast_path_available
 
     folder, (tokens,) = causal.save(tmp_path / "mamba2", build("mamba2")), prompts(150)
     model = load_model(str(folder), device="cuda")
-    in_kernels = find_spec("mamba_ssm") is not None
-    assert type(model.network.causal).__module__.startswith("fla." if in_kernels else "transformers.")
+    assert type(model.network.causal).__module__.startswith("fla." if is_fast_path_available else "transformers.")
     plain = transformers.Mamba2ForCausalLM.from_pretrained(folder, rescale_prenorm_residual=False).cuda().eval()
     want = plain(input_ids=tokens[None], use_cache=False).logits[0]
     scores, state = model.prefill(tokens[:100], [100])

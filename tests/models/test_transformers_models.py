@@ -155,17 +155,17 @@ def test_other_precisions(dtype):
 def test_kernels_that_round_more_than_the_weights_are_judged_by_what_they_round_to(monkeypatch):
     """As those of Mamba-3 do, on a GPU alone."""
 
-    def rounded(module, given, output):
+    def uneven(module, given, output):
         return output * (1 + 2e-3 * output.shape[1])  # a single step gives another than the whole
 
     def limits_and_bounds():
         causal_model = causal.build("llama")
-        causal_model.model.layers[0].mlp.register_forward_hook(rounded)
+        causal_model.model.layers[0].mlp.register_forward_hook(uneven)
         model = TransformersModel(causal_model)
         first = next(conformance.check_conformance(model))
         return model.limits, first.bound, first.verdict
 
-    limits, bound, verdict = limits_and_bounds()
+    limits, bound, _ = limits_and_bounds()
     assert "all are read again" in limits[0] and bound == 1e-5
     monkeypatch.setitem(causal_network.ROUNDS_TO, "llama", torch.bfloat16)
     limits, bound, verdict = limits_and_bounds()
